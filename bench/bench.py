@@ -1,0 +1,427 @@
+"""The measurements of `make bench` and, with peers, `make bench-peers`; started by run.sh, which says more."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from psycopg.types.json import Jsonb
+
+import setting
+from peers import Debezium, JdbcSink
+from report import Report, Series
+from setting import BROKERS, PARTITIONS, RUNS, SCRATCH, Background, Cluster, MemoryWatch, Profile, make_table, tool, wait_until
+
+BULK = int(os.environ.get("BENCH_ROWS") or 1_000_000)
+SINGLE = int(os.environ.get("BENCH_TRANSACTIONS") or 300_000)
+SECONDS = int(os.environ.get("BENCH_SECONDS") or 30)
+RATE = 1000
+SKIP = 3                # seconds of a latency run before it counts
+SAMPLE = SCRATCH / "data/sample"
+
+ROW = ("g, g % 50000, (ARRAY['new','paid','shipped','done'])[1 + g % 4], (g % 100000)::numeric / 100, "
+       "repeat(md5(g::text), 3), clock_timestamp()")
+
+source = Cluster("source")
+target = Cluster("target")
+peers = bool(os.environ.get("BENCH_PLUGINS"))
+report = Report(os.environ["BENCH_RESULTS"])
+
+
+def progress(text):
+    print(f"  ... {text}", file=sys.stderr, flush=True)
+
+
+# ---- publishers
+
+def create_topic(topic):
+    source.run("SELECT kafka.create_topic('kafka', %s, %s, 1, %s)", topic, PARTITIONS, Jsonb({"cleanup.policy": "compact"}))
+
+
+def drop_topic(topic):
+    source.run("SELECT kafka.drop_topic('kafka', %s)", topic)
+
+
+def create_publisher(name, publication, snapshot="never", enabled=True):
+    options = {"topic.creation.default.partitions": PARTITIONS, **setting.OPTIONS}
+    source.run("SELECT kafka.create_publisher(%s, 'kafka', %s, topic_prefix => %s, format => %s, snapshot => %s, "
+               "options => %s, enabled => %s)", name, publication, name, setting.FORMAT, snapshot, Jsonb(options), enabled)
+
+
+def publisher(name):
+    """(state, pid, start as seconds since the epoch, last error)"""
+    return source.rows("SELECT state, pid, extract(epoch FROM started_at)::float8, last_error FROM kafka.publisher_status "
+                       "WHERE name = %s", name)[0]
+
+
+def waiting_publisher(name, publication):
+    """A publisher that has a slot from here on, and is paused."""
+    create_publisher(name, publication)
+    source.run("SELECT kafka.pause_publisher(%s)", name)
+    wait_until(lambda: publisher(name)[:2] == ("paused", None), 30, f"publisher {name} to pause")
+
+
+def started(status, name, before):
+    """Waits until a worker has begun; its pid and when that was."""
+    def begun():
+        state, pid, at, error = status(name)
+        if state == "error":
+            raise RuntimeError(f"{name}: {error}")
+        return (pid, at) if pid and at and at >= before else None
+    return wait_until(begun, 30, f"worker of {name} to start")
+
+
+def measure_publisher(name, table, start, count):
+    """Calls start() and waits until count messages are in the table's topic: (seconds since the worker began, its CPU)."""
+    topic = f"{name}.public.{table}"
+    watch = Background("watch", BROKERS, topic, count, 240)
+    before = time.time()
+    start()
+    pid, at = started(publisher, name, before - 1)
+    profile = Profile(pid, name)
+    seen = watch.result(300)
+    cpu = setting.cpu_seconds(pid)
+    profile.end()
+    if seen["count"] != count:
+        raise RuntimeError(f"{topic} holds {seen['count']} messages instead of {count}")
+    return seen["last"] - at, cpu
+
+
+def drain(name, table, count):
+    seconds, cpu = measure_publisher(name, table, lambda: source.run("SELECT kafka.resume_publisher(%s)", name), count)
+    if not source.one("SELECT kafka.wait_for_publisher(%s)", name):
+        raise RuntimeError(f"{name} has sent everything but does not say so")
+    source.run("SELECT kafka.drop_publisher(%s)", name)
+    return seconds, cpu
+
+
+def raw(count, headers=0):
+    """The same with a plain producer: (seconds, CPU)."""
+    topic = f"raw.{time.monotonic_ns()}"
+    create_topic(topic)
+    properties = [f"{k}={v}" for k, v in setting.PRODUCER.items()]
+    done = tool("raw_produce", BROKERS, topic, count, SAMPLE, headers, *properties)
+    drop_topic(topic)
+    return done["seconds"], (done["main_cpu"], done["threads_cpu"])
+
+
+def decode_alone(slot, publication):
+    """Seconds to decode what is behind a slot, in this very process: pgoutput, its output counted and thrown away."""
+    begin = time.monotonic()
+    source.one("SELECT count(*) FROM pg_logical_slot_peek_binary_changes(%s, NULL, NULL, 'proto_version', '1', "
+               "'publication_names', %s)", slot, publication)
+    return time.monotonic() - begin
+
+
+def create_slot(name):
+    source.run("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", name)
+
+
+def drop_slot(name):
+    source.run("SELECT pg_drop_replication_slot(%s)", name)
+
+
+def measure_drains(what, table, count, load, warm_up=False):
+    """Publisher, raw producer and peers drain one and the same stretch of WAL; keeps the last topic for "apply"."""
+    publication = f"{table}_pub"
+    names = [f"{what}{run}" for run in range(RUNS + warm_up)]
+    series = {"pg_kafka_sync": Series(), "raw librdkafka": Series(), "raw with headers": Series(), "Debezium": Series(),
+              "decoding alone": Series()}
+    for name in names:
+        waiting_publisher(name, publication)
+        create_topic(f"{name}.public.{table}")
+        if peers and not (warm_up and name == names[0]):
+            create_slot(f"dbz_{name}")
+    create_slot(f"decode_{what}")
+    load()
+    source.run("CHECKPOINT")
+    report.data[f"message bytes {what}"] = None
+    for number, name in enumerate(names, 1 - warm_up):
+        topic = f"{name}.public.{table}"
+        if number == 0:         # the broker's code is compiled by it
+            progress("warming up")
+            drain(name, table, count)
+        else:
+            progress(f"draining {count} rows, {what} {number} of {RUNS}")
+            series["pg_kafka_sync"].add(count, *drain(name, table, count))
+        if report.data[f"message bytes {what}"] is None:
+            report.data[f"message bytes {what}"] = tool("sample", BROKERS, topic, 20000, SAMPLE)["bytes"]
+        if number == 0:
+            raw(count)
+            drop_topic(topic)
+            continue
+        series["raw librdkafka"].add(count, *raw(count))
+        series["raw with headers"].add(count, *raw(count, headers=1))
+        series["decoding alone"].add(count, decode_alone(f"decode_{what}", publication))
+        if peers:
+            create_topic(f"dbz_{name}.public.{table}")
+            series["Debezium"].add(count, Debezium(source, f"dbz_{name}", table).drain(count))
+            drop_topic(f"dbz_{name}.public.{table}")
+        if number < RUNS:
+            drop_topic(topic)
+    drop_slot(f"decode_{what}")
+    return series, f"{names[-1]}.public.{table}"
+
+
+def load_bulk():
+    progress(f"loading {BULK} rows, 1,000 a transaction")
+    source.run("CALL load('orders', 1, %s, 1000)", BULK)
+
+
+def load_single():
+    progress(f"loading {SINGLE} rows, one a transaction")
+    source.run("CALL load('orders_single', 1, %s, 1)", SINGLE)
+
+
+# ---- snapshot
+
+def snapshot(run):
+    name, topic = f"snapshot{run}", f"snapshot{run}.public.orders"
+    create_topic(topic)
+    seconds, cpu = measure_publisher(name, "orders", lambda: create_publisher(name, "orders_pub", snapshot="only"), BULK)
+    source.run("SELECT kafka.drop_publisher(%s)", name)
+    if not SAMPLE.exists():
+        tool("sample", BROKERS, topic, 20000, SAMPLE)
+    drop_topic(topic)
+    return seconds, cpu
+
+
+def measure_snapshots():
+    series = {"pg_kafka_sync": Series(), "Debezium": Series()}
+    for run in range(RUNS):
+        progress(f"snapshot of {BULK} rows, {run + 1} of {RUNS}")
+        series["pg_kafka_sync"].add(BULK, *snapshot(run))
+        if peers:
+            create_topic(f"dbz_snap{run}.public.orders")
+            series["Debezium"].add(BULK, Debezium(source, f"dbz_snap{run}", "orders").snapshot(BULK))
+            drop_topic(f"dbz_snap{run}.public.orders")
+    return series
+
+
+# ---- subscriptions
+
+def subscription(name):
+    return target.rows("SELECT state, pid, extract(epoch FROM started_at)::float8, last_error FROM kafka.subscription_status "
+                       "WHERE name = %s", name)[0]
+
+
+def create_subscription(name, topic, table):
+    target.run("SELECT kafka.create_subscription(%s, 'kafka', ARRAY[%s], %s::regclass, format => %s)", name, topic, table,
+               setting.FORMAT)
+
+
+def empty_target(table):
+    target.run(f"TRUNCATE {table}")
+    target.run("CHECKPOINT")
+
+
+def apply(name, topic, count):
+    """Seconds from the worker's start to the commit of the last row, and the worker's CPU."""
+    empty_target("orders")
+    before = time.time()
+    create_subscription(name, topic, "orders")
+    pid, at = started(subscription, name, before - 1)
+    profile = Profile(pid, name)
+    if not target.one("SELECT kafka.wait_for_subscription(%s, '240s')", name):
+        raise RuntimeError(f"{name}: not applied in time: {subscription(name)}")
+    cpu = setting.cpu_seconds(pid)
+    profile.end()
+    # the position is committed with the rows: its last commit is theirs
+    end = target.one("SELECT extract(epoch FROM max(pg_xact_commit_timestamp(p.xmin)))::float8 "
+                     "FROM kafka.subscription_position p JOIN kafka.subscription s ON s.id = p.subscription_id "
+                     "WHERE s.name = %s", name)
+    applied = target.one("SELECT count(*) FROM orders")
+    if applied != count:
+        raise RuntimeError(f"{name}: {applied} rows instead of {count}")
+    target.run("SELECT kafka.drop_subscription(%s)", name)
+    return end - at, cpu
+
+
+def copy(path):
+    """Seconds of COPY of the same rows into the same empty table."""
+    empty_target("orders")
+    begin = time.monotonic()
+    target.run(f"COPY orders FROM '{path}'")
+    return time.monotonic() - begin
+
+
+def measure_apply(topic):
+    path = SCRATCH / "data/orders.copy"
+    source.run(f"COPY orders TO '{path}'")
+    series = {"pg_kafka_sync": Series(), "COPY": Series(), "Debezium JDBC sink": Series()}
+    sink_topic = None
+    if peers:
+        # The sink needs messages with schemas: Debezium's own snapshot.
+        progress("writing a topic for the JDBC sink")
+        create_topic("dbz_sink.public.orders")
+        Debezium(source, "dbz_sink", "orders", schemas=True).snapshot(BULK)
+        sink_topic = "dbz_sink.public.orders"
+    for run in range(RUNS):
+        progress(f"applying {BULK} rows, {run + 1} of {RUNS}")
+        series["pg_kafka_sync"].add(BULK, *apply(f"apply{run}", topic, BULK))
+        series["COPY"].add(BULK, copy(path))
+        if sink_topic:
+            empty_target("orders")
+            series["Debezium JDBC sink"].add(BULK, JdbcSink(target, f"sink{run}", sink_topic, "orders").drain(BULK))
+    if sink_topic:
+        drop_topic(sink_topic)
+    drop_topic(topic)
+    path.unlink()
+    return series
+
+
+# ---- latency
+
+def steady_load(seconds):
+    """pgbench that inserts RATE rows a second, each in its own transaction."""
+    script = SCRATCH / "data/steady.sql"
+    script.write_text(f"INSERT INTO live SELECT {ROW} FROM (SELECT nextval('live_ids') AS g) s;\n")
+    done = subprocess.run([setting.PG_BIN / "pgbench", "-n", "-f", script, "-R", str(RATE), "-c", "8", "-j", "1", "-T", str(seconds),
+                           "-h", source.env["PGHOST"], "-p", source.env["PGPORT"], "-U", "postgres", source.env["PGDATABASE"]],
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds + 60)
+    if done.returncode != 0:
+        raise RuntimeError(done.stdout)
+
+
+def percentiles(values):
+    values = sorted(values)
+    at = {f"p{p}": values[int(len(values) * p / 100)] for p in (50, 95, 99)}
+    return {"count": len(values), **at, "max": values[-1]}
+
+
+def commit_times(cluster, table):
+    """{id: commit of its row, in ms since the epoch}"""
+    return dict(cluster.rows(f"SELECT id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 * 1000 FROM {table}"))
+
+
+def to_target(table="live"):
+    """Percentiles of the time from a row's commit in the source to its commit in the target."""
+    committed, applied = commit_times(source, "live"), commit_times(target, table)
+    if committed.keys() != applied.keys():
+        raise RuntimeError(f"{len(committed)} rows in the source, {len(applied)} in the target")
+    begin = min(committed.values()) + SKIP * 1000
+    return percentiles([applied[i] - at for i, at in committed.items() if at >= begin])
+
+
+def measure_latency():
+    """(to a consumer, to the target's row) at a steady rate."""
+    progress(f"{RATE} rows a second for {SECONDS} s")
+    create_topic("live.public.live")
+    create_publisher("live", "live_pub")
+    create_subscription("live", "live.public.live", "live")
+    for status in (publisher, subscription):
+        wait_until(lambda: status("live")[0] == "streaming", 30, "workers to stream")
+    consumer = Background("latency", BROKERS, "live.public.live", SKIP)
+    profiles = [Profile(publisher("live")[1], "live_publisher"), Profile(subscription("live")[1], "live_subscription")]
+    cpu = [setting.cpu_seconds(status("live")[1]) for status in (publisher, subscription)]
+    steady_load(SECONDS + SKIP)
+    cpu = [sum(setting.cpu_seconds(status("live")[1])) - sum(c) for status, c in zip((publisher, subscription), cpu)]
+    for profile in profiles:
+        profile.end()
+    figures = consumer.result(60)
+    if not target.one("SELECT kafka.wait_for_subscription('live')"):
+        raise RuntimeError("the target is behind")
+    rows = to_target()
+    target.run("SELECT kafka.drop_subscription('live')")
+    source.run("SELECT kafka.drop_publisher('live')")
+    drop_topic("live.public.live")
+    return figures, rows, [c / (SECONDS + SKIP) * 100 for c in cpu]
+
+
+def measure_peer_latency():
+    """The same with Debezium and its sink, one Connect worker each way."""
+    progress("the same with Debezium and its JDBC sink")
+    for cluster in (source, target):
+        cluster.run("TRUNCATE live")
+    create_topic("dbz_live.public.live")
+    create_topic("dbz_raw.public.live")
+    with Debezium(source, "dbz_raw", "live").streaming():
+        consumer = Background("latency", BROKERS, "dbz_raw.public.live", SKIP)
+        steady_load(SECONDS + SKIP)
+        figures = consumer.result(60)
+    source.run("TRUNCATE live")
+    with Debezium(source, "dbz_live", "live", schemas=True, sink=JdbcSink(target, "sink_live", "dbz_live.public.live", "live")).streaming():
+        steady_load(SECONDS + SKIP)
+        wanted = source.one("SELECT count(*) FROM live")
+        wait_until(lambda: target.one("SELECT count(*) FROM live") == wanted, 120, "the JDBC sink to catch up")
+    rows = to_target()
+    for topic in ("dbz_live.public.live", "dbz_raw.public.live"):
+        drop_topic(topic)
+    return figures, rows
+
+
+# ---- all together
+
+def set_up():
+    source.use_database("ops")
+    target.use_database("boards")
+    for table in ("orders", "orders_single", "live"):
+        make_table(source, table)
+        source.run(f"CREATE PUBLICATION {table}_pub FOR TABLE {table}")
+    for table in ("orders", "live"):
+        make_table(target, table)
+    source.run("CREATE SEQUENCE live_ids CACHE 100")
+    source.run(f"""
+        CREATE PROCEDURE load(tab regclass, first bigint, total bigint, size int) LANGUAGE plpgsql AS $$
+        BEGIN
+            SET synchronous_commit = off;
+            FOR i IN first .. first + total - 1 BY size LOOP
+                EXECUTE format($sql$INSERT INTO %s SELECT {ROW.replace("%", "%%")} FROM generate_series($1, $2) g$sql$, tab)
+                  USING i, least(i + size, first + total) - 1;
+                COMMIT;
+            END LOOP;
+            -- what was not waited for must be on disk when the drains begin
+            SET synchronous_commit = on;
+            PERFORM pg_logical_emit_message(true, 'bench', '');
+            COMMIT;
+        END $$""")
+
+
+def main():
+    wanted = (os.environ.get("BENCH_ONLY") or "drain transactions snapshot apply latency").split()
+    begin = time.monotonic()
+    memory = MemoryWatch(source, target)
+    versions = (f"pg_kafka_sync bench, {time.strftime('%F %T')}: PostgreSQL {source.one('SHOW server_version')}, "
+                f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, format {setting.FORMAT}, {RUNS} runs each: median (min..max)")
+    report.say(versions)
+    set_up()
+
+    drains = topic = None
+    if "drain" in wanted or "apply" in wanted:
+        drains, topic = measure_drains("bulk", "orders", BULK, load_bulk, warm_up=True)
+    elif "snapshot" in wanted:
+        load_bulk()
+    report.say()
+    if "drain" in wanted:
+        report.throughput(f"(a) drain {BULK} rows, 1,000 a transaction", drains, "raw librdkafka", 0.65, "Debezium", 10)
+    if "snapshot" in wanted:
+        report.absolute(f"(d) initial snapshot of {BULK} rows", measure_snapshots(), 250_000, "Debezium")
+    if "apply" in wanted:
+        report.throughput(f"(b) apply {BULK} rows to an empty table", measure_apply(topic), "COPY", 0.4)
+    if "transactions" in wanted:
+        series, topic = measure_drains("single", "orders_single", SINGLE, load_single)
+        report.throughput(f"(a) drain {SINGLE} one-row transactions", series, "raw librdkafka", 0.65, "Debezium", 10)
+        drop_topic(topic)
+    if "latency" in wanted:
+        consumer, rows, cpu = measure_latency()
+        report.say(f"(c) latency at {RATE} rows/s for {SECONDS} s")
+        report.latency("INSERT to consumer", consumer, 15)
+        report.latency("commit to commit in the target", rows, 30)
+        report.say(f"    {'CPU while at it':<38}publisher {cpu[0]:.0f} %, subscription {cpu[1]:.0f} % of a core")
+        if peers:
+            consumer, rows = measure_peer_latency()
+            report.latency("Debezium: INSERT to consumer", consumer)
+            report.latency("Debezium and JDBC sink: to the target", rows)
+    report.memory(memory.peaks(), 150)
+    if peers and Debezium.peak_mb:
+        report.say(f"    {'Kafka Connect':<26}{Debezium.peak_mb:.0f} MB resident")
+    report.say(f"took {time.monotonic() - begin:.0f} s")
+    report.end()
+
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+try:
+    main()
+finally:
+    # the small programs and Connect workers that an error left behind
+    setting.stop_all()

@@ -1,0 +1,1 @@
+\echo Use "CREATE EXTENSION pg_kafka_sync" to load this file. \quit

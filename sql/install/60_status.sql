@@ -1,0 +1,157 @@
+-- Status: readable by everyone, each row by its owner and by pg_monitor.
+
+CREATE FUNCTION kafka.worker_status(OUT kind text, OUT id bigint, OUT state text, OUT detail text, OUT pid integer,
+        OUT rows bigint, OUT bytes bigint, OUT acked_lsn pg_lsn, OUT confirmed_lsn pg_lsn, OUT read_lsn pg_lsn,
+        OUT last_commit_time timestamptz, OUT lag_messages bigint, OUT skipped_truncates bigint, OUT restarts bigint,
+        OUT last_error text, OUT last_error_at timestamptz, OUT started_at timestamptz, OUT problems text[],
+        OUT loops bigint, OUT fetched_at timestamptz, OUT next_start timestamptz) RETURNS SETOF record
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'ks_worker_status';
+COMMENT ON FUNCTION kafka.worker_status() IS
+    'Shared-memory state of this database''s workers that the caller may see; the status views are made of it. LSNs as pg_lsn, bytes in bytes, loops = passes of the main loop.';
+
+CREATE FUNCTION kafka.partition_status(OUT subscription_id bigint, OUT topic text, OUT partition integer,
+        OUT next_offset bigint, OUT high_watermark bigint, OUT last_stable_offset bigint) RETURNS SETOF record
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'ks_partition_status';
+COMMENT ON FUNCTION kafka.partition_status() IS
+    'Log ends of partitions as the subscriptions of this database last saw them.';
+
+CREATE FUNCTION kafka.launcher_message() RETURNS text
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'ks_launcher_message';
+COMMENT ON FUNCTION kafka.launcher_message() IS
+    'Why no worker can be started on this server now (not preloaded, standby, disabled, max_worker_processes full), or NULL.';
+
+CREATE FUNCTION kafka.option_reference(OUT kind text, OUT option text, OUT type text, OUT default_value text, OUT allowed text,
+        OUT description text) RETURNS SETOF record
+    LANGUAGE c IMMUTABLE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'ks_option_reference';
+COMMENT ON FUNCTION kafka.option_reference() IS
+    'The keys of the options jsonb of publishers and subscriptions, with type, default and what is allowed.';
+
+CREATE VIEW kafka.publisher_status WITH (security_barrier) AS
+SELECT p.name,
+       p.owner,
+       coalesce(w.state, CASE WHEN p.enabled THEN 'waiting' ELSE 'paused' END) AS state,
+       coalesce(w.detail, kafka.launcher_message()) AS detail,
+       w.pid,
+       p.server,
+       p.publication,
+       p.format,
+       p.snapshot,
+       p.snapshot_state,
+       CASE WHEN p.snapshot_floor <> 0 THEN p.slot_name END AS slot_name,
+       coalesce(w.confirmed_lsn, s.confirmed_flush_lsn) AS confirmed_lsn,
+       w.acked_lsn,
+       CASE WHEN pg_is_in_recovery() THEN NULL
+            ELSE greatest(pg_current_wal_flush_lsn() - coalesce(w.acked_lsn, w.confirmed_lsn, s.confirmed_flush_lsn), 0)
+       END::bigint AS lag_bytes,
+       CASE WHEN w.acked_lsn >= pg_current_wal_flush_lsn() THEN interval '0'
+            ELSE clock_timestamp() - w.last_commit_time END AS lag_time,
+       coalesce(w.rows, 0) AS rows,
+       coalesce(w.bytes, 0) AS bytes,
+       coalesce(w.skipped_truncates, 0) AS skipped_truncates,
+       w.last_commit_time,
+       w.last_error,
+       w.last_error_at,
+       coalesce(w.restarts, 0) AS restarts,
+       w.started_at
+  FROM kafka.publisher p
+  LEFT JOIN kafka.worker_status() w ON w.kind = 'publisher' AND w.id = p.id
+  LEFT JOIN pg_replication_slots s ON s.slot_name = p.slot_name
+ WHERE pg_has_role(p.owner::oid, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW kafka.publisher_status IS
+    'One row per publisher. state: starting | waiting | snapshot | streaming | paused | retrying | error | finished; detail says what it waits for; lag_bytes is WAL not yet acknowledged by Kafka; rows and bytes count events sent since the server started.';
+
+CREATE VIEW kafka.publisher_tables WITH (security_barrier) AS
+SELECT p.name AS publisher,
+       format('%I.%I', t.schemaname, t.tablename)::regclass AS relation,
+       coalesce(r.topic, regexp_replace(p.topic_prefix || '.' || t.schemaname || '.' || t.tablename,
+                                        '[^A-Za-z0-9._-]', '_', 'g')) AS topic,
+       r.key,
+       pt.partitions,
+       s.state AS snapshot_state,
+       s.rows AS snapshot_rows
+  FROM kafka.publisher p
+  JOIN pg_publication_tables t ON t.pubname = p.publication
+   AND t.schemaname <> 'kafka'
+  LEFT JOIN kafka.publisher_relation r
+         ON r.publisher_id = p.id AND r.relation = format('%I.%I', t.schemaname, t.tablename)::regclass
+  LEFT JOIN kafka.publisher_topic pt
+         ON pt.publisher_id = p.id
+        AND pt.topic = coalesce(r.topic, regexp_replace(p.topic_prefix || '.' || t.schemaname || '.' || t.tablename,
+                                                        '[^A-Za-z0-9._-]', '_', 'g'))
+  LEFT JOIN kafka.publisher_snapshot s
+         ON s.publisher_id = p.id AND s.relation = format('%I.%I', t.schemaname, t.tablename)::regclass
+ WHERE pg_has_role(p.owner::oid, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW kafka.publisher_tables IS
+    'Tables that each publisher publishes now: topic, message key set with kafka.set_topic (NULL: primary key or replica identity), the partition count that keys are hashed over, and how far the initial snapshot is.';
+
+CREATE VIEW kafka.subscription_status WITH (security_barrier) AS
+SELECT s.name,
+       s.owner,
+       coalesce(w.state, CASE WHEN s.enabled THEN 'waiting' ELSE 'paused' END) AS state,
+       coalesce(w.detail, kafka.launcher_message()) AS detail,
+       w.pid,
+       s.server,
+       s.topics,
+       s.format,
+       (SELECT array_agg(t.target ORDER BY t.target) FROM kafka.subscription_target t WHERE t.subscription_id = s.id) AS targets,
+       w.lag_messages AS lag,
+       CASE WHEN w.lag_messages = 0 THEN interval '0'
+            ELSE clock_timestamp() - w.last_commit_time END AS lag_time,
+       coalesce(w.rows, 0) AS rows,
+       coalesce(w.bytes, 0) AS bytes,
+       w.last_commit_time,
+       w.last_error,
+       w.last_error_at,
+       coalesce(w.restarts, 0) AS restarts,
+       w.started_at
+  FROM kafka.subscription s
+  LEFT JOIN kafka.worker_status() w ON w.kind = 'subscription' AND w.id = s.id
+ WHERE pg_has_role(s.owner::oid, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW kafka.subscription_status IS
+    'One row per subscription. state: starting | waiting | streaming | paused | retrying | error; lag is in messages, up to the last stable offsets; rows and bytes count messages applied since the server started.';
+
+CREATE VIEW kafka.subscription_offsets WITH (security_barrier) AS
+SELECT s.name AS subscription,
+       p.topic,
+       p.partition,
+       p.next_offset,
+       e.high_watermark,
+       e.last_stable_offset,
+       greatest(e.last_stable_offset - p.next_offset, 0) AS lag,
+       p.applied_at
+  FROM kafka.subscription s
+  JOIN kafka.subscription_position p ON p.subscription_id = s.id
+  LEFT JOIN kafka.partition_status() e
+         ON e.subscription_id = s.id AND e.topic = p.topic AND e.partition = p.partition
+ WHERE pg_has_role(s.owner::oid, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW kafka.subscription_offsets IS
+    'Next offset of each partition of each subscription, as committed with the rows, and the log ends as the worker last saw them (NULL: not yet).';
+
+CREATE VIEW kafka.problems WITH (security_barrier) AS
+SELECT o.kind, o.name, x.problem
+  FROM (SELECT 'publisher' AS kind, id, name, owner, enabled FROM kafka.publisher
+        UNION ALL
+        SELECT 'subscription', id, name, owner, enabled FROM kafka.subscription) o
+  LEFT JOIN kafka.worker_status() w ON w.kind = o.kind AND w.id = o.id
+ CROSS JOIN LATERAL (
+        SELECT 'state ' || w.state || ': ' || w.last_error AS problem WHERE w.state = 'error'
+        UNION ALL
+        SELECT unnest(w.problems)
+        UNION ALL
+        SELECT w.skipped_truncates || ' TRUNCATE not published (option "truncate": "skip")' WHERE w.skipped_truncates > 0
+        UNION ALL
+        SELECT 'state ' || w.state || ': ' || w.detail WHERE w.state IN ('waiting', 'retrying') AND w.detail IS NOT NULL
+        UNION ALL
+        SELECT kafka.launcher_message() WHERE o.enabled AND kafka.launcher_message() IS NOT NULL
+       ) x
+ WHERE x.problem IS NOT NULL
+   AND (pg_has_role(o.owner::oid, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE'));
+COMMENT ON VIEW kafka.problems IS 'One line per thing that needs a person; empty when all is well.';
+
+GRANT USAGE ON SCHEMA kafka TO PUBLIC;
+GRANT SELECT ON kafka.publisher_status, kafka.publisher_tables, kafka.subscription_status, kafka.subscription_offsets,
+    kafka.problems TO PUBLIC;

@@ -1,0 +1,52 @@
+/*
+ * apply.h: applying messages in order: each run of them in one transaction together with the offsets.
+ */
+#ifndef KS_APPLY_H
+#define KS_APPLY_H
+
+#include "postgres.h"
+
+#include "apply/batch.h"
+
+/*
+ * The positions that go with messages.  stage() is told which messages (from, count) the transaction covers, and whether
+ * they are all there are; write() writes inside the transaction and returns false if the positions were moved by
+ * somebody else; finish() tells how it ended.
+ */
+typedef struct KsPositions
+{
+	void	   *arg;
+	void		(*stage) (void *arg, int from, int count, bool all);
+	bool		(*write) (void *arg);
+	void		(*finish) (void *arg, bool committed);
+} KsPositions;
+
+typedef struct KsApply
+{
+	const KsSubscription *subscription;
+	KsTargetTable *target;
+	KsBatch    *batch;
+	KsPositions positions;
+	int			limit;			/* messages per transaction at the moment: halved while one at fault is sought */
+	TimestampTz waiting_since;	/* for a referenced row; 0 = not */
+	int			retries;		/* of a transaction that others were in the way of */
+	MemoryContext context;		/* error texts of one attempt */
+} KsApply;
+
+typedef enum KsApplyResult
+{
+	KS_APPLY_DONE,				/* all of them */
+	KS_APPLY_WAIT,				/* the next one waits for a row it refers to, or for others: try again a little later */
+	KS_APPLY_MOVED				/* the positions were moved by somebody else: begin anew */
+} KsApplyResult;
+
+/* Makes what is needed to apply a subscription's messages; sets up its replication origin for this session. */
+extern KsApply *ks_apply_create(const KsSubscription *subscription, KsPositions positions);
+
+/*
+ * Applies messages; *done of them are applied and committed.  Also called with count 0, to write positions alone.
+ * ERROR naming topic, partition, offset, column and cause for a message that cannot be applied; those before it are.
+ */
+extern KsApplyResult ks_apply(KsApply *apply, const KsMessage *messages, int count, int *done);
+
+#endif							/* KS_APPLY_H */

@@ -1,0 +1,396 @@
+/*
+ * batch.c: from messages to rows.
+ *
+ * Events of one key are folded into one row as they come, so that the target is touched once per key and statement
+ * order does not matter.  Only what a key's last events leave behind is kept: a delete forgets what was before it, a
+ * partial row is laid over the former one.
+ */
+#include "postgres.h"
+
+#include "apply/batch.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#define ROW_MEMORY (32 * 1024 * 1024)
+
+/* See batch.h. */
+KsBatch *
+ks_batch_create(KsTargetTable *target, const KsSubscription *subscription)
+{
+	KsBatch    *b = palloc0(sizeof(KsBatch));
+
+	b->target = target;
+	b->parser_ops = ks_parser_ops(subscription->format);
+	if (b->parser_ops == NULL)
+		elog(ERROR, "no parser of format %s", subscription->format);
+	b->parser = b->parser_ops->create();
+	if (b->parser == NULL)
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	b->ignore_unknown = subscription->options->bool_value[KS_OPT_IGNORE_UNKNOWN];
+	b->json = strcmp(subscription->format, "json") == 0;
+	b->context = AllocSetContextCreate(CurrentMemoryContext, "pg_kafka_sync batch", 64 * 1024, 1024 * 1024, 8 * 1024 * 1024);
+	return b;
+}
+
+/* See batch.h. */
+int
+ks_batch_limit(const KsTargetTable *target, int wanted)
+{
+	Size		row = sizeof(KsBatchRow) + target->natts * (sizeof(Datum) + 2);
+
+	return Max(1, Min(wanted, (int) (ROW_MEMORY / row)));
+}
+
+/* Empties the batch for "count" messages. */
+static void
+reset(KsBatch *b, int count)
+{
+	int			buckets = 64;
+	int			natts = b->target->natts;
+
+	MemoryContextReset(b->context);
+	while (buckets < count * 3)
+		buckets *= 2;
+	b->nrows = 0;
+	/* a message that moves a key makes two rows */
+	b->rows_capacity = count + 16;
+	b->rows = MemoryContextAlloc(b->context, sizeof(KsBatchRow) * b->rows_capacity);
+	b->buckets = MemoryContextAllocExtended(b->context, sizeof(int) * buckets, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	b->bucket_mask = buckets - 1;
+	b->truncate = false;
+	b->skipped_truncates = 0;
+	b->natts = natts;
+	b->values = MemoryContextAlloc(b->context, sizeof(Datum) * natts);
+	b->nulls = MemoryContextAlloc(b->context, sizeof(bool) * natts);
+	b->cells = MemoryContextAlloc(b->context, sizeof(uint8) * natts);
+	b->before_keys = MemoryContextAlloc(b->context, sizeof(KsField *) * natts);
+}
+
+/* Returns the row with the key in values[], made if need be (neither remove nor upsert then). */
+static KsBatchRow *
+row_of_key(KsBatch *b, const Datum *values)
+{
+	KsTargetTable *t = b->target;
+	uint32		hash = ks_target_hash_key(t, values);
+	uint32		at = hash & b->bucket_mask;
+	KsBatchRow *row;
+	char	   *memory;
+
+	for (; b->buckets[at] != 0; at = (at + 1) & b->bucket_mask)
+	{
+		row = &b->rows[b->buckets[at] - 1];
+		if (row->hash == hash && ks_target_same_key(t, row->values, values))
+			return row;
+	}
+	if (b->nrows == b->rows_capacity)
+	{
+		b->rows_capacity *= 2;
+		b->rows = repalloc_huge(b->rows, sizeof(KsBatchRow) * b->rows_capacity);
+	}
+	row = &b->rows[b->nrows++];
+	b->buckets[at] = b->nrows;
+	memory = palloc(b->natts * (sizeof(Datum) + 2));
+	row->hash = hash;
+	row->remove = row->upsert = row->complete = row->keeps = false;
+	row->values = (Datum *) memory;
+	row->nulls = (bool *) (memory + b->natts * sizeof(Datum));
+	row->cells = (uint8 *) (row->nulls + b->natts);
+	memset(row->cells, KS_CELL_ABSENT, b->natts);
+	memset(row->nulls, true, b->natts);
+	for (int i = 0; i < t->nkeys; i++)
+	{
+		int			k = t->keys[i].index;
+
+		row->values[k] = values[k];
+		row->nulls[k] = false;
+		row->cells[k] = KS_CELL_VALUE;
+	}
+	return row;
+}
+
+/* ERROR: a message cannot be read; cause is a parser's or our own words. */
+static void
+bad_message(const char *cause)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+			 errmsg("%s", cause)));
+}
+
+/* Converts a field into the cell of its column. */
+static void
+read_cell(KsBatch *b, KsColumnConverter *column, int index, const KsField *field)
+{
+	bool		keep = false;
+
+	ks_convert_field(column, field, &b->values[index], &b->nulls[index], &keep);
+	b->cells[index] = keep ? KS_CELL_KEEP : KS_CELL_VALUE;
+}
+
+/* Converts the fields of a list that are key columns and not known yet. */
+static void
+read_keys(KsBatch *b, const KsFieldList *list, const char *schema, size_t schema_size)
+{
+	KsTargetTable *t = b->target;
+
+	if (!list->present)
+		return;
+	ks_converter_use_schema(t->converter, schema, schema_size);
+	for (int i = 0; i < list->count; i++)
+	{
+		KsColumnConverter *column = ks_converter_find(t->converter, &list->fields[i], i);
+		int			index;
+
+		if (column == NULL)
+			continue;
+		index = ks_column_index(column);
+		if (t->columns[index].key && b->cells[index] == KS_CELL_ABSENT)
+			read_cell(b, column, index, &list->fields[i]);
+	}
+}
+
+/* Have all key columns a value? */
+static bool
+keys_complete(KsBatch *b)
+{
+	KsTargetTable *t = b->target;
+
+	for (int i = 0; i < t->nkeys; i++)
+		if (b->cells[t->keys[i].index] != KS_CELL_VALUE)
+			return false;
+	return true;
+}
+
+/* ERROR unless all key columns have a value that is not null. */
+static void
+check_keys(KsBatch *b)
+{
+	KsTargetTable *t = b->target;
+
+	for (int i = 0; i < t->nkeys; i++)
+	{
+		int			index = t->keys[i].index;
+
+		if (b->cells[index] != KS_CELL_VALUE || b->nulls[index])
+			ereport(ERROR,
+					(errcode(ERRCODE_NOT_NULL_VIOLATION),
+					 errmsg(b->cells[index] == KS_CELL_VALUE ?
+							"the value of key column \"%s\" is null" : "the message has no value for key column \"%s\"",
+							t->columns[index].name)));
+	}
+}
+
+/* Folds a delete of the key in values[] into the batch. */
+static void
+fold_delete(KsBatch *b)
+{
+	KsBatchRow *row = row_of_key(b, b->values);
+
+	row->remove = true;
+	row->upsert = false;
+	row->message = b->current;
+}
+
+/* Folds the row in values[] into the batch. */
+static void
+fold_upsert(KsBatch *b)
+{
+	KsTargetTable *t = b->target;
+	KsBatchRow *row = row_of_key(b, b->values);
+	bool		fresh = !row->upsert;
+
+	row->message = b->current;
+	row->upsert = true;
+	row->complete = true;
+	row->keeps = false;
+	for (int i = 0; i < b->natts; i++)
+	{
+		if (!t->columns[i].writable)
+			continue;
+		if (b->cells[i] == KS_CELL_VALUE)
+		{
+			row->values[i] = b->values[i];
+			row->nulls[i] = b->nulls[i];
+			row->cells[i] = KS_CELL_VALUE;
+		}
+		else if (fresh || row->cells[i] == KS_CELL_ABSENT)
+			row->cells[i] = b->cells[i];
+		if (row->cells[i] != KS_CELL_VALUE)
+		{
+			row->nulls[i] = true;
+			row->complete = false;
+			row->keeps = row->keeps || row->cells[i] == KS_CELL_KEEP;
+		}
+	}
+}
+
+/* Notes the key fields of "before", to be held against those of "after". */
+static void
+find_before_keys(KsBatch *b)
+{
+	KsTargetTable *t = b->target;
+	const KsFieldList *before = &b->parsed.before;
+
+	memset(b->before_keys, 0, sizeof(KsField *) * b->natts);
+	for (int i = 0; i < before->count; i++)
+	{
+		KsColumnConverter *column = ks_converter_find(t->converter, &before->fields[i], i);
+
+		if (column && t->columns[ks_column_index(column)].key)
+			b->before_keys[ks_column_index(column)] = &before->fields[i];
+	}
+}
+
+/*
+ * An update whose old row is known and had another key: that one is deleted.  (Debezium itself sends a key change as
+ * delete and create, but the target's key need not be the source's.)
+ */
+static void
+leave_old_key(KsBatch *b)
+{
+	KsTargetTable *t = b->target;
+	const KsFieldList *after = &b->parsed.after;
+	bool		moved = false;
+	int			known = 0;
+
+	find_before_keys(b);
+	for (int i = 0; i < after->count; i++)
+	{
+		const KsField *new = &after->fields[i];
+		KsColumnConverter *column = ks_converter_find(t->converter, new, i);
+		const KsField *old;
+
+		if (column == NULL || (old = b->before_keys[ks_column_index(column)]) == NULL)
+			continue;
+		known++;
+		if (old->kind != new->kind || old->size != new->size ||
+			(old->size > 0 && memcmp(old->data, new->data, old->size) != 0))
+			moved = true;
+	}
+	if (!moved || known < t->nkeys)
+		return;
+	memset(b->cells, KS_CELL_ABSENT, b->natts);
+	read_keys(b, &b->parsed.before, b->parsed.schema, b->parsed.schema_size);
+	check_keys(b);
+	fold_delete(b);
+}
+
+/* Reads the row of a create, update or snapshot event. */
+static void
+read_row(KsBatch *b, const KsMessage *message)
+{
+	KsTargetTable *t = b->target;
+	const KsFieldList *after = &b->parsed.after;
+
+	if (!after->present)
+		bad_message("the event has no row: \"after\" is missing or null");
+	ks_converter_use_schema(t->converter, b->parsed.schema, b->parsed.schema_size);
+	if (b->parsed.op == 'u' && b->parsed.before.present)
+	{
+		leave_old_key(b);
+		ks_converter_use_schema(t->converter, b->parsed.schema, b->parsed.schema_size);
+	}
+
+	memset(b->cells, KS_CELL_ABSENT, b->natts);
+	for (int i = 0; i < after->count; i++)
+	{
+		const KsField *field = &after->fields[i];
+		KsColumnConverter *column = ks_converter_find(t->converter, field, i);
+		int			index;
+
+		if (column == NULL)
+		{
+			if (b->ignore_unknown)
+				continue;
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" does not exist in table %s",
+							pg_any_to_server(pnstrdup(field->name, field->name_size), field->name_size, PG_UTF8),
+							t->qualified),
+					 errhint("Add the column, or set option \"ignore_unknown_columns\".")));
+		}
+		index = ks_column_index(column);
+		if (!t->columns[index].writable)
+			continue;
+		read_cell(b, column, index, field);
+		t->columns[index].seen = true;
+	}
+	if (!keys_complete(b))
+		read_keys(b, &b->parsed.key, b->parsed.key_schema, b->parsed.key_schema_size);
+	check_keys(b);
+
+	/* Our publishers leave unchanged TOAST values out of format json; other writers of json leave out what is null. */
+	if (message->ours)
+		for (int i = 0; i < b->natts; i++)
+			if (b->cells[i] == KS_CELL_ABSENT && t->columns[i].seen && t->columns[i].toastable && t->columns[i].writable)
+				b->cells[i] = KS_CELL_KEEP;
+	fold_upsert(b);
+}
+
+/* Reads the key of a delete or tombstone. */
+static void
+read_delete(KsBatch *b, const KsMessage *message)
+{
+	/* Tables without a key have tombstones without a key; the delete before it said what there was to say. */
+	if (b->parsed.tombstone && message->key == NULL && !b->json)
+		return;
+	memset(b->cells, KS_CELL_ABSENT, b->natts);
+	read_keys(b, &b->parsed.key, b->parsed.key_schema, b->parsed.key_schema_size);
+	if (!keys_complete(b))
+		read_keys(b, &b->parsed.before, b->parsed.schema, b->parsed.schema_size);
+	check_keys(b);
+	fold_delete(b);
+}
+
+/*
+ * A truncate.  Its place among the rows of its own partition is known, its place among those of others is not: applied
+ * where there is only one, otherwise left out and told.
+ */
+static void
+read_truncate(KsBatch *b)
+{
+	if (b->partitions > 1)
+	{
+		b->skipped_truncates++;
+		return;
+	}
+	b->truncate = true;
+	b->nrows = 0;
+	memset(b->buckets, 0, sizeof(int) * (b->bucket_mask + 1));
+}
+
+/* See batch.h. */
+void
+ks_batch_build(KsBatch *b, const KsMessage *messages, int count)
+{
+	MemoryContext old;
+
+	b->current = -1;
+	reset(b, count);
+	old = MemoryContextSwitchTo(b->context);
+	for (int i = 0; i < count; i++)
+	{
+		const KsMessage *m = &messages[i];
+		const char *cause;
+
+		b->current = i;
+		b->parser_ops->reset(b->parser);
+		cause = b->parser_ops->parse(b->parser, m, &b->parsed);
+		if (cause)
+			bad_message(cause);
+		if (b->parsed.ignore || b->parsed.op == 'm')
+			continue;
+		if (b->parsed.op == 't')
+			read_truncate(b);
+		else if (b->parsed.op == 'd')
+			read_delete(b, m);
+		else
+			read_row(b, m);
+		if ((i & 1023) == 1023)
+			CHECK_FOR_INTERRUPTS();
+	}
+	b->current = -1;
+	MemoryContextSwitchTo(old);
+}

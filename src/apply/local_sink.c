@@ -1,0 +1,51 @@
+/*
+ * local_sink.c: writing a batch into a local table.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "apply/local_sink.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+
+/* See local_sink.h. */
+void
+ks_missing_value(const KsTargetTable *target, const KsBatchRow *row)
+{
+	const char *column = "";
+
+	for (int i = 0; i < target->natts; i++)
+		if (row->cells[i] == KS_CELL_KEEP)
+			column = target->columns[i].name;
+	ereport(ERROR,
+			(errcode(ERRCODE_NO_DATA_FOUND),
+			 errmsg("column \"%s\": the message leaves the value out as unchanged, and the target has no such row", column),
+			 errhint("Set REPLICA IDENTITY FULL on the source table, or have the publisher resnapshot it.")));
+}
+
+/* Empties the table.  It must not be open meanwhile; the lock stays. */
+static void
+truncate_table(KsTargetTable *t)
+{
+	ks_target_close(t);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute(psprintf("TRUNCATE TABLE %s", t->qualified), false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not truncate %s", t->qualified);
+	SPI_finish();
+	t->rel = table_open(t->relid, NoLock);
+}
+
+/* See local_sink.h. */
+void
+ks_local_apply(KsBatch *b)
+{
+	if (b->truncate)
+		truncate_table(b->target);
+	if (b->nrows == 0)
+		return;
+	if (b->target->direct)
+		ks_direct_apply(b);
+	else
+		ks_sql_apply(b);
+}

@@ -1,0 +1,23 @@
+/*
+ * local_sink.h: writing a batch into a local table, inside a transaction and as the table's owner.
+ *
+ * Both writers do the same: rows to remove first, then the others in the order of their last message; updates where
+ * the key is there, inserts where it is not.  batch->current names the message at fault on ERROR, if it is known.
+ */
+#ifndef KS_LOCAL_SINK_H
+#define KS_LOCAL_SINK_H
+
+#include "apply/batch.h"
+
+/* Writes a batch, by whichever way the table allows. */
+extern void ks_local_apply(KsBatch *batch);
+
+/* Below SQL: heap and index access, for plain tables; needs target->direct. In direct_sink.c. */
+extern void ks_direct_apply(KsBatch *batch);
+/* By SQL, set by set: for partitioned tables, BEFORE and statement triggers. In sql_sink.c. */
+extern void ks_sql_apply(KsBatch *batch);
+
+/* ERROR: a row misses an unchanged value, and the table has no earlier one. */
+extern void ks_missing_value(const KsTargetTable *target, const KsBatchRow *row) pg_attribute_noreturn();
+
+#endif							/* KS_LOCAL_SINK_H */

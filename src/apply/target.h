@@ -1,0 +1,84 @@
+/*
+ * target.h: a target table as the subscription writes it: its columns, its key and the index behind it, its owner.
+ *
+ * The description is rebuilt, at the begin of a transaction, when the table's definition has changed.
+ */
+#ifndef KS_TARGET_H
+#define KS_TARGET_H
+
+#include "postgres.h"
+
+#include "access/skey.h"
+#include "apply/convert.h"
+#include "control/catalog.h"
+#include "utils/rel.h"
+
+typedef struct KsTargetColumn
+{
+	char	   *name;
+	char	   *quoted;
+	bool		writable;		/* neither dropped nor generated */
+	bool		key;
+	bool		always_identity;
+	bool		toastable;
+	bool		seen;			/* a message had it: from then on its absence means "unchanged" in format json */
+} KsTargetColumn;
+
+typedef struct KsKeyColumn
+{
+	int			index;			/* attnum - 1 */
+	Oid			collation;
+	char	   *equal_operator; /* qualified, for SQL */
+	FmgrInfo	equal;
+	FmgrInfo	hash;			/* fn_oid InvalidOid: hash the value's bytes */
+	int16		typlen;
+	bool		typbyval;
+} KsKeyColumn;
+
+typedef struct KsTargetTable
+{
+	/* fixed */
+	Oid			relid;
+	Oid			subscription_owner;
+	const char *subscription;
+	const KsTarget *target;
+	const char *format;
+	const char *column_types;
+	MemoryContext parent;
+
+	/* the description, in "context" */
+	bool		valid;
+	MemoryContext context;
+	char	   *qualified;		/* quoted, with schema */
+	Oid			owner;
+	int			natts;
+	KsTargetColumn *columns;
+	Bitmapset  *written;		/* attnums of writable columns, offset by FirstLowInvalidHeapAttributeNumber */
+	int			nkeys;
+	KsKeyColumn *keys;			/* in the order of the index */
+	Oid			key_index;
+	ScanKeyData *scan_keys;		/* sk_argument to be filled in */
+	bool		direct;			/* rows can be written below SQL, see direct_sink.c */
+	bool		has_identity;
+	KsConverter *converter;
+
+	Relation	rel;			/* open during a transaction */
+} KsTargetTable;
+
+/* Makes an empty description of a target; lives in CurrentMemoryContext. */
+extern KsTargetTable *ks_target_create(const KsSubscription *subscription, const KsTarget *target);
+
+/*
+ * Opens the table for writing in the current transaction, rebuilding the description if need be.  ERROR, with hint: the
+ * table is gone, is no table, has no unique index over the key, belongs to a role that the subscription's owner may not
+ * become, or has row security that would filter.
+ */
+extern void ks_target_open(KsTargetTable *target);
+/* Closes it; its lock is held until the transaction ends. */
+extern void ks_target_close(KsTargetTable *target);
+
+/* Hash of a key's values and equality of two, both indexed by attribute. */
+extern uint32 ks_target_hash_key(KsTargetTable *target, const Datum *values);
+extern bool ks_target_same_key(KsTargetTable *target, const Datum *a, const Datum *b);
+
+#endif							/* KS_TARGET_H */

@@ -1,0 +1,78 @@
+/*
+ * pg_compat.h: differences between PostgreSQL 15, 16, 17 and 18, as static inline functions with the newest version's
+ * signature.  The only file that looks at PG_VERSION_NUM.
+ */
+#ifndef KS_PG_COMPAT_H
+#define KS_PG_COMPAT_H
+
+#include "postgres.h"
+
+#include "datatype/timestamp.h"
+#include "catalog/pg_foreign_server.h"
+#include "parser/parse_type.h"
+#include "storage/latch.h"
+#include "utils/acl.h"
+#include "utils/memutils.h"
+#include "utils/wait_event.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/* Wait event id for a name of our own; before 17 there is only the one "Extension". */
+static inline uint32
+ks_wait_event(const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	return WaitEventExtensionNew(name);
+#else
+	(void) name;
+	return PG_WAIT_EXTENSION;
+#endif
+}
+
+/* An event set that lives until FreeWaitEventSet; 17 took a resource owner instead of a memory context. */
+static inline WaitEventSet *
+ks_wait_event_set(int nevents)
+{
+#if PG_VERSION_NUM >= 170000
+	return CreateWaitEventSet(NULL, nevents);
+#else
+	return CreateWaitEventSet(TopMemoryContext, nevents);
+#endif
+}
+
+/* Rights of a role on a foreign server; 16 has one function for all kinds of objects. */
+static inline AclResult
+ks_server_aclcheck(Oid serverid, Oid role, AclMode mode)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(ForeignServerRelationId, serverid, role, mode);
+#else
+	return pg_foreign_server_aclcheck(serverid, role, mode);
+#endif
+}
+
+/* 1, -1 or 0: an infinite interval (there are none before 17), a negative infinite one, a finite one. */
+static inline int
+ks_interval_infinity(const Interval *value)
+{
+#if PG_VERSION_NUM >= 170000
+	return INTERVAL_IS_NOEND(value) ? 1 : INTERVAL_IS_NOBEGIN(value) ? -1 : 0;
+#else
+	(void) value;
+	return 0;
+#endif
+}
+
+/* Oid and typmod of a type's name, as in a cast; ERROR if there is none.  16 added soft errors. */
+static inline void
+ks_parse_type_string(const char *name, Oid *typid, int32 *typmod)
+{
+#if PG_VERSION_NUM >= 160000
+	(void) parseTypeString(name, typid, typmod, NULL);
+#else
+	parseTypeString(name, typid, typmod, false);
+#endif
+}
+
+#endif							/* KS_PG_COMPAT_H */

@@ -1,0 +1,482 @@
+/*
+ * assign.c: which partitions a subscription reads, from where, and whether the log there is still the one it read.
+ *
+ * A topic that was deleted and made anew under the same name would be read on at the old offset in silence.  So before
+ * a partition is assigned, its stored position is held against the log: it must lie within it, and the record applied
+ * last must still have the timestamp and checksum it had (unless compaction has taken it).
+ */
+#include "postgres.h"
+
+#include "catalog/pg_collation.h"
+#include "consume/consumer.h"
+#include "control/worker.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#define ASK_TIMEOUT_MS 5000
+#define CHECK_TIMEOUT_MS 15000
+#define DISCOVER_EVERY_MS 10000
+#define DISCOVER_AGAIN_MS 1000
+
+/* A question about topics, asked on a thread of its own: malloc'ed, and nothing of PostgreSQL in it. */
+typedef struct TopicAnswer
+{
+	char	   *name;
+	int			partitions;		/* 0 = there is no such topic */
+} TopicAnswer;
+
+typedef struct TopicAsk
+{
+	bool		all;			/* every topic of the cluster, else those named */
+	int			count;
+	TopicAnswer *topics;
+	rd_kafka_resp_err_t err;
+} TopicAsk;
+
+/* A question about the ends of partitions. */
+typedef struct EndAnswer
+{
+	char	   *topic;
+	int32_t		partition;
+	int64_t		low;
+	int64_t		high;
+} EndAnswer;
+
+typedef struct EndAsk
+{
+	int			count;
+	EndAnswer  *ends;
+	rd_kafka_resp_err_t err;
+} EndAsk;
+
+static void
+topic_ask_free(void *arg)
+{
+	TopicAsk   *ask = arg;
+
+	for (int i = 0; i < ask->count; i++)
+		free(ask->topics[i].name);
+	free(ask->topics);
+	free(ask);
+}
+
+static void
+end_ask_free(void *arg)
+{
+	EndAsk	   *ask = arg;
+
+	for (int i = 0; i < ask->count; i++)
+		free(ask->ends[i].topic);
+	free(ask->ends);
+	free(ask);
+}
+
+/* Asks for one named topic, or for all. Runs on its own thread. */
+static void
+topic_ask_run(rd_kafka_t *rk, void *arg)
+{
+	TopicAsk   *ask = arg;
+	const struct rd_kafka_metadata *md;
+
+	if (ask->all)
+	{
+		ask->err = rd_kafka_metadata(rk, 1, NULL, &md, ASK_TIMEOUT_MS);
+		if (ask->err)
+			return;
+		ask->topics = calloc(md->topic_cnt + 1, sizeof(TopicAnswer));
+		for (int i = 0; ask->topics != NULL && i < md->topic_cnt; i++)
+		{
+			char	   *name = strdup(md->topics[i].topic);
+
+			if (name == NULL)
+				break;
+			ask->topics[ask->count].name = name;
+			ask->topics[ask->count++].partitions = md->topics[i].partition_cnt;
+		}
+		rd_kafka_metadata_destroy(md);
+		return;
+	}
+	for (int i = 0; i < ask->count && !ask->err; i++)
+	{
+		rd_kafka_topic_t *topic = rd_kafka_topic_new(rk, ask->topics[i].name, NULL);
+
+		if (topic == NULL)
+		{
+			ask->err = rd_kafka_last_error();
+			return;
+		}
+		ask->err = rd_kafka_metadata(rk, 0, topic, &md, ASK_TIMEOUT_MS);
+		rd_kafka_topic_destroy(topic);
+		if (ask->err)
+			return;
+		if (md->topic_cnt == 1)
+		{
+			ask->topics[i].partitions = md->topics[0].partition_cnt;
+			/* not to be read at all is another matter than not to be there */
+			if (md->topics[0].err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
+				ask->err = md->topics[0].err;
+		}
+		rd_kafka_metadata_destroy(md);
+	}
+}
+
+/* Asks for the ends of partitions, one after the other. Runs on its own thread. */
+static void
+end_ask_run(rd_kafka_t *rk, void *arg)
+{
+	EndAsk	   *ask = arg;
+
+	for (int i = 0; i < ask->count && !ask->err; i++)
+		ask->err = rd_kafka_query_watermark_offsets(rk, ask->ends[i].topic, ask->ends[i].partition,
+													&ask->ends[i].low, &ask->ends[i].high, ASK_TIMEOUT_MS);
+}
+
+/* Stores why Kafka could not be asked. */
+static void
+note_failure(KsConsumer *c, rd_kafka_resp_err_t err)
+{
+	char		text[KS_ERROR_SIZE];
+
+	ks_client_note_error(c->client, err, c->asker->last_error[0] ? c->asker->last_error : rd_kafka_err2str(err));
+	c->asker->last_error[0] = '\0';
+	c->connected = false;
+	snprintf(text, sizeof(text), "Kafka: %s", c->client->last_error);
+	ks_worker_note_error(text);
+}
+
+/* malloc, or ERROR. */
+static void *
+allocate(Size size)
+{
+	void	   *p = calloc(1, size);
+
+	if (p == NULL)
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	return p;
+}
+
+/* Does this subscription read that topic? */
+static bool
+wants_topic(const KsSubscription *s, const char *topic)
+{
+	for (int i = 0; i < s->ntopics; i++)
+	{
+		if (s->topics[i][0] != '^')
+		{
+			if (strcmp(s->topics[i], topic) == 0)
+				return true;
+		}
+		else if (strncmp(topic, "__", 2) != 0 &&	/* internal ones */
+				 DatumGetBool(DirectFunctionCall2Coll(textregexeq, C_COLLATION_OID,
+													  CStringGetTextDatum(topic), CStringGetTextDatum(s->topics[i]))))
+			return true;
+	}
+	return false;
+}
+
+/* Asks which topics there are; NULL: Kafka does not answer. Sets c->missing. */
+static TopicAsk *
+ask_topics(KsConsumer *c)
+{
+	const KsSubscription *s = c->subscription;
+	TopicAsk   *ask = allocate(sizeof(TopicAsk));
+
+	for (int i = 0; i < s->ntopics; i++)
+		if (s->topics[i][0] == '^')
+			ask->all = true;
+	if (!ask->all)
+	{
+		ask->topics = allocate(sizeof(TopicAnswer) * (s->ntopics + 1));
+		for (int i = 0; i < s->ntopics; i++)
+		{
+			ask->topics[i].name = strdup(s->topics[i]);
+			if (ask->topics[i].name == NULL)
+				ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+			ask->count++;
+		}
+	}
+	ks_client_call(c->asker, topic_ask_run, topic_ask_free, ask, "KafkaMetadata");
+	if (ask->err)
+	{
+		note_failure(c, ask->err);
+		topic_ask_free(ask);
+		return NULL;
+	}
+
+	c->missing[0] = '\0';
+	for (int i = 0; i < s->ntopics; i++)
+	{
+		bool		found = s->topics[i][0] == '^';
+
+		for (int j = 0; j < ask->count && !found; j++)
+			found = ask->topics[j].partitions > 0 && strcmp(ask->topics[j].name, s->topics[i]) == 0;
+		if (!found)
+			strlcpy(c->missing, s->topics[i], sizeof(c->missing));
+	}
+	return ask;
+}
+
+/* Asks for the ends of the partitions of offsets that are marked "exists" and not verified. False: no answer. */
+static bool
+ask_ends(KsConsumer *c)
+{
+	KsOffsets  *offsets = c->offsets;
+	EndAsk	   *ask = allocate(sizeof(EndAsk));
+
+	ask->ends = allocate(sizeof(EndAnswer) * (offsets->count + 1));
+	for (int i = 0; i < offsets->count; i++)
+	{
+		KsOffset   *o = offsets->items[i];
+
+		if (!o->exists || o->verified)
+			continue;
+		ask->ends[ask->count].topic = strdup(o->topic);
+		if (ask->ends[ask->count].topic == NULL)
+			ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+		ask->ends[ask->count++].partition = o->partition;
+	}
+	ks_client_call(c->asker, end_ask_run, end_ask_free, ask, "KafkaMetadata");
+	if (ask->err)
+	{
+		note_failure(c, ask->err);
+		end_ask_free(ask);
+		return false;
+	}
+	for (int i = 0; i < ask->count; i++)
+	{
+		KsOffset   *o = ks_offsets_find(offsets, ask->ends[i].topic, ask->ends[i].partition);
+
+		o->low = ask->ends[i].low;
+		o->high = ask->ends[i].high;
+		o->shorter = 0;
+	}
+	end_ask_free(ask);
+	return true;
+}
+
+/* Low watermark of one partition, -1 if Kafka does not say. */
+static int64
+ask_low(KsConsumer *c, const char *topic, int32 partition)
+{
+	EndAsk	   *ask = allocate(sizeof(EndAsk));
+	int64		low;
+
+	ask->ends = allocate(sizeof(EndAnswer));
+	ask->ends[0].topic = strdup(topic);
+	ask->ends[0].partition = partition;
+	ask->count = 1;
+	if (ask->ends[0].topic == NULL)
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	ks_client_call(c->asker, end_ask_run, end_ask_free, ask, "KafkaMetadata");
+	low = ask->err ? -1 : ask->ends[0].low;
+	if (ask->err)
+		note_failure(c, ask->err);
+	end_ask_free(ask);
+	return low;
+}
+
+/* Compares the record at last_offset, now in the log, with the one that was applied. */
+static void
+check_record(KsConsumer *c, KsOffset *o, const rd_kafka_message_t *rkm)
+{
+	rd_kafka_timestamp_type_t kind;
+
+	if (rkm->offset != o->last_offset)
+		return;					/* compacted away */
+	if (rd_kafka_message_timestamp(rkm, &kind) != o->last_timestamp_ms ||
+		ks_message_checksum(rkm->key, rkm->key_len, rkm->payload, rkm->len) != o->last_checksum)
+		ks_consumer_gap(c, o, "the topic is not the one that was read before; it seems to have been deleted and created again");
+}
+
+/* Takes one event while records are checked. */
+static void
+check_event(KsConsumer *c, rd_kafka_event_t *event, int *left)
+{
+	rd_kafka_event_type_t type = rd_kafka_event_type(event);
+	KsOffset   *o = NULL;
+
+	if (type == RD_KAFKA_EVENT_FETCH)
+	{
+		const rd_kafka_message_t *rkm = rd_kafka_event_message_next(event);
+
+		o = rkm == NULL ? NULL : ks_offsets_find(c->offsets, rd_kafka_topic_name(rkm->rkt), rkm->partition);
+		if (o && !o->verified && o->exists)
+			check_record(c, o, rkm);
+	}
+	else if (type == RD_KAFKA_EVENT_ERROR && (rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR__PARTITION_EOF ||
+											  rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET))
+	{
+		rd_kafka_topic_partition_t *tp = rd_kafka_event_topic_partition(event);
+
+		if (tp)
+		{
+			o = ks_offsets_find(c->offsets, tp->topic, tp->partition);
+			rd_kafka_topic_partition_destroy(tp);
+		}
+	}
+	else
+		ks_consumer_handle_event(c, event);
+
+	if (o && o->exists && !o->verified)
+	{
+		o->verified = true;
+		(*left)--;
+	}
+}
+
+/*
+ * Holds the stored position of every partition that is not verified against the log.  Nothing is assigned meanwhile.
+ * False: no answer.
+ */
+static bool
+verify(KsConsumer *c)
+{
+	KsOffsets  *offsets = c->offsets;
+	rd_kafka_topic_partition_list_t *list;
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CHECK_TIMEOUT_MS);
+	int			left = 0;
+
+	if (!ask_ends(c))
+		return false;
+	for (int i = 0; i < offsets->count; i++)
+	{
+		KsOffset   *o = offsets->items[i];
+
+		if (!o->exists || o->verified)
+			continue;
+		if (o->stored < o->low)
+			ks_consumer_gap(c, o, psprintf("the log begins at offset " INT64_FORMAT " only", o->low));
+		if (o->stored > o->high)
+			ks_consumer_gap(c, o, psprintf("the log ends at offset " INT64_FORMAT " already; the topic seems to have been "
+										   "deleted and created again", o->high));
+		if (o->last_offset < o->low || o->last_offset >= o->high)
+			o->verified = true; /* nothing to compare with */
+		else
+			left++;
+	}
+	if (left == 0)
+		return true;
+
+	list = rd_kafka_topic_partition_list_new(left);
+	for (int i = 0; i < offsets->count; i++)
+	{
+		KsOffset   *o = offsets->items[i];
+
+		o->assigned = false;
+		if (o->exists && !o->verified)
+			rd_kafka_topic_partition_list_add(list, o->topic, o->partition)->offset = o->last_offset;
+	}
+	rd_kafka_assign(c->client->rk, list);
+	rd_kafka_topic_partition_list_destroy(list);
+	while (left > 0 && GetCurrentTimestamp() < until)
+	{
+		rd_kafka_event_t *event = rd_kafka_queue_poll(c->client->queue, 0);
+
+		if (event == NULL)
+		{
+			ks_client_wait(c->client, 500, "KafkaCheck");
+			ks_client_drain_log(c->client);
+			continue;
+		}
+		c->event = event;
+		check_event(c, event, &left);
+		ks_consumer_event_done(c);
+	}
+	rd_kafka_assign(c->client->rk, NULL);
+	return left == 0;
+}
+
+/* Marks what exists; adds what is new.  Sets *changed if the assignment must change.  False: no answer. */
+static bool
+compare(KsConsumer *c, const TopicAsk *ask, bool *changed)
+{
+	KsOffsets  *offsets = c->offsets;
+
+	for (int i = 0; i < offsets->count; i++)
+		offsets->items[i]->exists = false;
+	for (int i = 0; i < ask->count; i++)
+	{
+		const TopicAnswer *t = &ask->topics[i];
+
+		if (t->partitions <= 0 || !wants_topic(c->subscription, t->name))
+			continue;
+		for (int32 p = 0; p < t->partitions; p++)
+		{
+			KsOffset   *o;
+
+			if (!ks_partition_selected(c->subscription->options->text_value[KS_OPT_PARTITIONS], p))
+				continue;
+			o = ks_offsets_find(offsets, t->name, p);
+			if (o == NULL)
+			{
+				int64		low = ask_low(c, t->name, p);
+
+				if (low < 0)
+					return false;
+				o = ks_offsets_add(offsets, t->name, p, low);
+			}
+			o->exists = true;
+		}
+	}
+	for (int i = 0; i < offsets->count; i++)
+	{
+		KsOffset   *o = offsets->items[i];
+
+		if (!o->exists)
+			o->verified = false;
+		if (o->exists != o->assigned || (o->exists && !o->verified))
+			*changed = true;
+	}
+	return true;
+}
+
+/* See consumer.h. */
+bool
+ks_consumer_assign(KsConsumer *c)
+{
+	KsOffsets  *offsets = c->offsets;
+	TimestampTz now = GetCurrentTimestamp();
+	TopicAsk   *ask;
+	rd_kafka_topic_partition_list_t *list;
+	rd_kafka_resp_err_t err;
+	bool		changed = false;
+	bool		answered;
+
+	c->next_assign = TimestampTzPlusMilliseconds(now, DISCOVER_AGAIN_MS);
+	ask = ask_topics(c);
+	if (ask == NULL)
+		return false;
+	answered = compare(c, ask, &changed);	/* should it fail, the process ends, and "ask" with it */
+	topic_ask_free(ask);
+	if (!answered)
+		return false;
+	if (changed && !verify(c))
+		return false;
+	if (c->missing[0] == '\0')
+		c->next_assign = TimestampTzPlusMilliseconds(now, DISCOVER_EVERY_MS);
+	c->connected = true;
+	c->stale = false;
+	if (!changed)
+		return true;
+
+	list = rd_kafka_topic_partition_list_new(Max(offsets->count, 1));
+	for (int i = 0; i < offsets->count; i++)
+	{
+		KsOffset   *o = offsets->items[i];
+
+		o->assigned = o->exists;
+		if (o->assigned)
+			rd_kafka_topic_partition_list_add(list, o->topic, o->partition)->offset = o->read;
+		else
+			o->high = o->stable = -1;
+	}
+	err = rd_kafka_assign(c->client->rk, list);
+	rd_kafka_topic_partition_list_destroy(list);
+	if (err)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_ERROR),
+				 errmsg("subscription \"%s\": could not assign partitions: %s",
+						NameStr(c->subscription->name), rd_kafka_err2str(err))));
+	return true;
+}

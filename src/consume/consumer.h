@@ -1,0 +1,62 @@
+/*
+ * consumer.h: reads the partitions of a subscription from where its stored offsets say, and nowhere else.
+ *
+ * Messages are handed out in the order of each partition and stay valid until they are released.
+ */
+#ifndef KS_CONSUMER_H
+#define KS_CONSUMER_H
+
+#include "consume/offsets.h"
+#include "control/catalog.h"
+#include "datatype/timestamp.h"
+#include "kafka/client.h"
+
+typedef struct KsConsumer
+{
+	const KsSubscription *subscription;
+	KsOffsets  *offsets;
+	KsClient   *client;			/* reads */
+	KsClient   *asker;			/* metadata and log ends: a fetch that waits at the broker must not hold these up */
+	bool		json_headers;	/* the format has headers that parsers need */
+	bool		connected;
+	bool		stale;			/* what there is to read must be looked at again soon */
+	char		missing[256];	/* a topic that does not exist, "" if all do */
+	TimestampTz next_assign;	/* when to look at the cluster's partitions again */
+	TimestampTz next_group_commit;
+	bool		group_commit_warned;
+
+	/* messages handed out and not released, oldest first */
+	int			count;
+	int			capacity;
+	Size		bytes;
+	KsMessage  *messages;
+	KsOffset  **owners;
+	rd_kafka_event_t *event;	/* being handled */
+	bool		fresh_ends;		/* log ends were refreshed since the flag was cleared */
+} KsConsumer;
+
+/* Makes the client handles. ERROR as ks_client_create. */
+extern KsConsumer *ks_consumer_create(const KsSubscription *subscription, const KsServer *server, KsOffsets *offsets);
+
+/*
+ * Looks up which partitions there are, adds new ones, checks that the logs are those read before and assigns; does
+ * nothing more where nothing changed.  To be called again at next_assign, or when the consumer is "stale".  False: Kafka
+ * could not be asked, try again later.  ERROR: the stored position is not in the log any more, or the topic is another
+ * one.  In assign.c.
+ */
+extern bool ks_consumer_assign(KsConsumer *consumer);
+
+/* Takes what has arrived, up to max_messages and max_bytes in all, without waiting. True: there may be more. */
+extern bool ks_consumer_poll(KsConsumer *consumer, int max_messages, Size max_bytes);
+/* Gives back the first n messages. */
+extern void ks_consumer_release(KsConsumer *consumer, int n);
+/* Tells the Kafka group how far we are, at most every few seconds, without waiting. */
+extern void ks_consumer_commit_group(KsConsumer *consumer);
+/* Handles an event that is no message; shared with assign.c, which reads on its own while it checks. */
+extern void ks_consumer_handle_event(KsConsumer *consumer, rd_kafka_event_t *event);
+/* Destroys the event that was being handled (c->event), if any. */
+extern void ks_consumer_event_done(KsConsumer *consumer);
+/* ERROR: the position of a partition cannot be read any more, for the reason given. */
+extern void ks_consumer_gap(const KsConsumer *consumer, const KsOffset *offset, const char *reason) pg_attribute_noreturn();
+
+#endif							/* KS_CONSUMER_H */

@@ -1,0 +1,308 @@
+/*
+ * offsets.c: kafka.subscription_position, read at start and written with the rows.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "consume/offsets.h"
+#include "control/definitions.h"
+#include "executor/spi.h"
+#include "port/pg_crc32c.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* Milliseconds since the Unix epoch as a timestamptz. */
+static TimestampTz
+timestamp_of_ms(int64 ms)
+{
+	return ms * 1000 - ((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) * USECS_PER_DAY;
+}
+
+/* A timestamptz as milliseconds since the Unix epoch. */
+static int64
+ms_of_timestamp(TimestampTz t)
+{
+	return (t + ((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) * USECS_PER_DAY) / 1000;
+}
+
+/* See offsets.h. */
+uint32
+ks_message_checksum(const char *key, Size key_size, const char *value, Size value_size)
+{
+	pg_crc32c	crc;
+
+	INIT_CRC32C(crc);
+	if (key)
+		COMP_CRC32C(crc, key, key_size);
+	if (value)
+		COMP_CRC32C(crc, value, value_size);
+	FIN_CRC32C(crc);
+	return crc;
+}
+
+/* Makes an entry in memory. */
+static KsOffset *
+add_entry(KsOffsets *offsets, const char *topic, int32 partition, int64 start)
+{
+	MemoryContext old = MemoryContextSwitchTo(offsets->context);
+	KsOffset   *o = palloc0(sizeof(KsOffset));
+
+	o->topic = pstrdup(topic);
+	o->partition = partition;
+	o->stored = o->read = start;
+	o->last_offset = -1;
+	o->last_timestamp_ms = -1;
+	o->low = o->high = o->stable = -1;
+	o->reported = o->reported_stable = o->reported_high = -2;
+	if (offsets->count == offsets->capacity)
+	{
+		offsets->capacity = Max(16, offsets->capacity * 2);
+		offsets->items = offsets->items ?
+			repalloc(offsets->items, sizeof(KsOffset *) * offsets->capacity) :
+			palloc(sizeof(KsOffset *) * offsets->capacity);
+	}
+	offsets->items[offsets->count++] = o;
+	MemoryContextSwitchTo(old);
+	return o;
+}
+
+/* See offsets.h. */
+KsOffsets *
+ks_offsets_load(int64 subscription_id)
+{
+	KsOffsets  *offsets = palloc0(sizeof(KsOffsets));
+	Oid			types[1] = {INT8OID};
+	Datum		values[1] = {Int64GetDatum(subscription_id)};
+
+	offsets->subscription_id = subscription_id;
+	offsets->context = CurrentMemoryContext;
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute_with_args("SELECT topic, partition, next_offset, last_offset, last_timestamp, last_checksum "
+							  "FROM kafka.subscription_position WHERE subscription_id = $1 ORDER BY topic, partition",
+							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kafka.subscription_position");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		null;
+		Datum		topic = SPI_getbinval(tuple, desc, 1, &null);
+		int32		partition = DatumGetInt32(SPI_getbinval(tuple, desc, 2, &null));
+		int64		next = DatumGetInt64(SPI_getbinval(tuple, desc, 3, &null));
+		KsOffset   *o = add_entry(offsets, TextDatumGetCString(topic), partition, next);
+		Datum		d;
+
+		d = SPI_getbinval(tuple, desc, 4, &null);
+		if (null)
+			continue;
+		o->last_offset = DatumGetInt64(d);
+		d = SPI_getbinval(tuple, desc, 5, &null);
+		if (!null)
+			o->last_timestamp_ms = ms_of_timestamp(DatumGetTimestampTz(d));
+		d = SPI_getbinval(tuple, desc, 6, &null);
+		if (null)
+			o->last_offset = -1;
+		else
+			o->last_checksum = (uint32) DatumGetInt64(d);
+	}
+	SPI_finish();
+	return offsets;
+}
+
+/* See offsets.h. */
+KsOffset *
+ks_offsets_find(KsOffsets *offsets, const char *topic, int32 partition)
+{
+	KsOffset   *o = offsets->latest;
+
+	if (o && o->partition == partition && strcmp(o->topic, topic) == 0)
+		return o;
+	for (int i = 0; i < offsets->count; i++)
+	{
+		o = offsets->items[i];
+		if (o->partition == partition && strcmp(o->topic, topic) == 0)
+			return offsets->latest = o;
+	}
+	return NULL;
+}
+
+/* See offsets.h. */
+KsOffset *
+ks_offsets_add(KsOffsets *offsets, const char *topic, int32 partition, int64 start)
+{
+	Oid			types[4] = {INT8OID, TEXTOID, INT4OID, INT8OID};
+	Datum		values[4];
+	MemoryContext old = CurrentMemoryContext;
+
+	StartTransactionCommand();
+	ks_subscription_lock(offsets->subscription_id, false);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	values[0] = Int64GetDatum(offsets->subscription_id);
+	values[1] = CStringGetTextDatum(topic);
+	values[2] = Int32GetDatum(partition);
+	values[3] = Int64GetDatum(start);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute_with_args("INSERT INTO kafka.subscription_position "
+							  "(subscription_id, topic, partition, next_offset, start_offset) "
+							  "VALUES ($1, $2, $3, $4, $4)",
+							  4, types, values, NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not write kafka.subscription_position");
+	SPI_finish();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(old);
+	return add_entry(offsets, topic, partition, start);
+}
+
+/* See offsets.h. */
+void
+ks_offsets_stage(KsOffset *offset, const KsMessage *message)
+{
+	offset->staged = true;
+	offset->staged_next = message->offset + 1;
+	offset->staged_message = message;
+}
+
+/* See offsets.h. */
+void
+ks_offsets_stage_step(KsOffset *offset, int64 next)
+{
+	if (!offset->staged)
+	{
+		if (next <= offset->stored)
+			return;
+		offset->staged = true;
+		offset->staged_next = next;
+		offset->staged_message = NULL;
+	}
+	else if (next > offset->staged_next)
+		offset->staged_next = next;
+}
+
+/* See offsets.h. */
+bool
+ks_offsets_staged(const KsOffsets *offsets)
+{
+	for (int i = 0; i < offsets->count; i++)
+		if (offsets->items[i]->staged)
+			return true;
+	return false;
+}
+
+/* Makes an array of n elements. */
+static Datum
+make_array(Datum *values, bool *nulls, int n, Oid type, int typlen, bool byval, char align)
+{
+	int			dims[1];
+	int			lower[1] = {1};
+
+	dims[0] = n;
+	return PointerGetDatum(construct_md_array(values, nulls, 1, dims, lower, type, typlen, byval, align));
+}
+
+/* See offsets.h. */
+bool
+ks_offsets_write(KsOffsets *offsets)
+{
+	static SPIPlanPtr plan = NULL;
+	static const char query[] =
+		"UPDATE kafka.subscription_position p SET next_offset = v.next, "
+		"last_offset = coalesce(v.last, p.last_offset), "
+		"last_timestamp = CASE WHEN v.last IS NULL THEN p.last_timestamp ELSE v.ts END, "
+		"last_checksum = coalesce(v.checksum, p.last_checksum), "
+		"applied_at = CASE WHEN v.last IS NULL THEN p.applied_at ELSE pg_catalog.clock_timestamp() END "
+		"FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5), "
+		"pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8)) "
+		"AS v(topic, partition, stored, next, last, ts, checksum) "
+		"WHERE p.subscription_id = $1 AND p.topic = v.topic AND p.partition = v.partition AND p.next_offset = v.stored";
+	Datum	   *columns[7];
+	bool	   *nulls[7];
+	Datum		values[8];
+	int			n = 0;
+	uint64		processed;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	for (int c = 0; c < 7; c++)
+	{
+		columns[c] = palloc(sizeof(Datum) * offsets->count);
+		nulls[c] = palloc0(sizeof(bool) * offsets->count);
+	}
+	for (int i = 0; i < offsets->count; i++)
+	{
+		KsOffset   *o = offsets->items[i];
+		const KsMessage *m = o->staged_message;
+
+		if (!o->staged)
+			continue;
+		columns[0][n] = CStringGetTextDatum(o->topic);
+		columns[1][n] = Int32GetDatum(o->partition);
+		columns[2][n] = Int64GetDatum(o->stored);
+		columns[3][n] = Int64GetDatum(o->staged_next);
+		columns[4][n] = columns[5][n] = columns[6][n] = (Datum) 0;
+		nulls[4][n] = nulls[5][n] = nulls[6][n] = true;
+		if (m)
+		{
+			columns[4][n] = Int64GetDatum(m->offset);
+			columns[6][n] = Int64GetDatum((int64) ks_message_checksum(m->key, m->key_size, m->value, m->value_size));
+			nulls[4][n] = nulls[6][n] = false;
+			if (m->timestamp_ms >= 0)
+			{
+				columns[5][n] = TimestampTzGetDatum(timestamp_of_ms(m->timestamp_ms));
+				nulls[5][n] = false;
+			}
+		}
+		n++;
+	}
+	if (plan == NULL)
+	{
+		Oid			types[8] = {INT8OID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID,
+		TIMESTAMPTZARRAYOID, INT8ARRAYOID};
+		SPIPlanPtr	prepared = SPI_prepare(query, 8, types);
+
+		if (prepared == NULL || SPI_keepplan(prepared) != 0)
+			elog(ERROR, "could not prepare the update of kafka.subscription_position");
+		plan = prepared;
+	}
+	values[0] = Int64GetDatum(offsets->subscription_id);
+	values[1] = make_array(columns[0], nulls[0], n, TEXTOID, -1, false, TYPALIGN_INT);
+	values[2] = make_array(columns[1], nulls[1], n, INT4OID, 4, true, TYPALIGN_INT);
+	for (int c = 2; c < 7; c++)
+		values[c + 1] = make_array(columns[c], nulls[c], n, c == 5 ? TIMESTAMPTZOID : INT8OID, 8, FLOAT8PASSBYVAL,
+								   TYPALIGN_DOUBLE);
+	if (SPI_execute_plan(plan, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not write kafka.subscription_position");
+	processed = SPI_processed;
+	SPI_finish();
+	return processed == n;
+}
+
+/* See offsets.h. */
+void
+ks_offsets_finish(KsOffsets *offsets, bool committed)
+{
+	for (int i = 0; i < offsets->count; i++)
+	{
+		KsOffset   *o = offsets->items[i];
+		const KsMessage *m = o->staged_message;
+
+		if (o->staged && committed)
+		{
+			o->stored = o->staged_next;
+			if (m)
+			{
+				o->last_offset = m->offset;
+				o->last_timestamp_ms = m->timestamp_ms;
+				o->last_checksum = ks_message_checksum(m->key, m->key_size, m->value, m->value_size);
+			}
+		}
+		o->staged = false;
+		o->staged_message = NULL;
+	}
+}

@@ -1,0 +1,78 @@
+/*
+ * offsets.h: how far a subscription has come in each partition: kafka.subscription_position in memory.
+ *
+ * "stored" is what the table says; it moves only when a transaction that wrote it has committed.  "read" runs ahead of
+ * it: it is where the consumer goes on.  A write is refused when the table no longer says "stored": then somebody else
+ * (kafka.seek_subscription, a second worker) moved the position, and what was read since is not ours to apply.
+ */
+#ifndef KS_OFFSETS_H
+#define KS_OFFSETS_H
+
+#include "postgres.h"
+
+#include "event/parser.h"
+
+typedef struct KsOffset
+{
+	char	   *topic;
+	int32		partition;
+	int64		stored;			/* next_offset in the table */
+	int64		read;			/* handed out by the consumer, or stepped over, up to here */
+	int64		last_offset;	/* of the last message applied, -1 = none */
+	int64		last_timestamp_ms;
+	uint32		last_checksum;
+
+	/* what the transaction under way writes */
+	bool		staged;
+	int64		staged_next;
+	const KsMessage *staged_message;	/* last one of it, NULL = only stepped over others */
+
+	/* log ends as last seen, -1 = not known */
+	int64		low;
+	int64		high;
+	int64		stable;
+
+	int			shorter;		/* times in a row that the log ended before what was read */
+
+	bool		exists;			/* in the cluster, at the last look */
+	bool		assigned;		/* being read */
+	bool		verified;		/* the log is the one that was read before */
+	int64		reported;		/* next_offset, stable as last reported to shared memory */
+	int64		reported_stable;
+	int64		reported_high;
+	int64		group_committed;	/* last told to the Kafka group */
+} KsOffset;
+
+typedef struct KsOffsets
+{
+	int64		subscription_id;
+	int			count;
+	int			capacity;
+	KsOffset  **items;
+	KsOffset   *latest;			/* of the last look-up */
+	MemoryContext context;
+} KsOffsets;
+
+/* Reads the positions of a subscription; call inside a transaction. Lives in CurrentMemoryContext. */
+extern KsOffsets *ks_offsets_load(int64 subscription_id);
+/* Returns the entry of a partition, NULL if there is none. */
+extern KsOffset *ks_offsets_find(KsOffsets *offsets, const char *topic, int32 partition);
+/* Adds a partition that begins at start, in memory and (in a transaction of its own) in the table; returns it. */
+extern KsOffset *ks_offsets_add(KsOffsets *offsets, const char *topic, int32 partition, int64 start);
+/* Notes that a transaction applies this message (of this partition). Messages come in order. */
+extern void ks_offsets_stage(KsOffset *offset, const KsMessage *message);
+/* Notes that a transaction steps up to "next" without a message. */
+extern void ks_offsets_stage_step(KsOffset *offset, int64 next);
+/* Is anything staged? */
+extern bool ks_offsets_staged(const KsOffsets *offsets);
+/*
+ * Writes what is staged, with one statement, inside the transaction of the rows.  False: the table no longer says what
+ * we stored there; the caller must abort and begin anew.
+ */
+extern bool ks_offsets_write(KsOffsets *offsets);
+/* The transaction committed (or not): staged positions become stored ones, or are forgotten. */
+extern void ks_offsets_finish(KsOffsets *offsets, bool committed);
+/* CRC-32C of a message's key and value. */
+extern uint32 ks_message_checksum(const char *key, Size key_size, const char *value, Size value_size);
+
+#endif							/* KS_OFFSETS_H */

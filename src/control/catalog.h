@@ -1,0 +1,95 @@
+/*
+ * catalog.h: reading the extension's own catalog tables (sql/install/10_catalog.sql).
+ *
+ * The readers use systable scans, so they work under a historic snapshot inside the output plugin as well as under an
+ * ordinary one: kafka.publisher and kafka.publisher_relation are user_catalog_tables.
+ */
+#ifndef KS_CATALOG_H
+#define KS_CATALOG_H
+
+#include "postgres.h"
+
+#include "access/xlogdefs.h"
+#include "control/options.h"
+#include "nodes/pg_list.h"
+
+typedef struct KsPublisher
+{
+	int64		id;
+	NameData	name;
+	Oid			owner;
+	NameData	server;
+	NameData	publication;
+	char	   *topic_prefix;
+	char	   *format;			/* debezium | json */
+	char	   *snapshot;		/* initial | never | only */
+	char	   *delivery;
+	Jsonb	   *options_json;
+	KsOptions  *options;
+	bool		enabled;
+	int32		version;		/* grows with every alter */
+	NameData	slot_name;
+	char	   *snapshot_state; /* none | pending | running | done */
+	int64		snapshot_floor; /* FullTransactionId: next xid right after the slot was made; 0 = no slot yet */
+	int64		system_identifier;
+	int64		database_oid;
+} KsPublisher;
+
+/* One row of kafka.publisher_relation: what set_topic stored. */
+typedef struct KsPublisherRelation
+{
+	Oid			relid;
+	char	   *topic;			/* NULL = default */
+	int			nkeys;			/* 0 = default key */
+	char	  **keys;
+} KsPublisherRelation;
+
+typedef struct KsTarget
+{
+	Oid			relid;
+	char	   *mode;			/* upsert */
+	int			nkeys;
+	char	  **keys;			/* never empty for upsert: resolved to the primary key when it was stored */
+	char	   *query;			/* NULL = plain target */
+} KsTarget;
+
+typedef struct KsSubscription
+{
+	int64		id;
+	NameData	name;
+	Oid			owner;
+	NameData	server;
+	int			ntopics;
+	char	  **topics;
+	char	   *format;
+	char	   *start;
+	char	   *on_error;
+	int32		workers;
+	Jsonb	   *options_json;
+	KsOptions  *options;
+	bool		enabled;
+	int32		version;
+	int64		system_identifier;
+	int64		database_oid;
+	List	   *targets;		/* of KsTarget */
+} KsSubscription;
+
+/* Oid of one of our tables by name ("publisher"), looked up in schema kafka; InvalidOid if the extension is absent. */
+extern Oid	ks_catalog_relid(const char *table);
+extern Oid	ks_catalog_schema(void);
+/* Is relid a table of the extension's own schema (never published)? */
+extern bool ks_is_own_relation(Oid relid);
+
+/* NULL if there is none. Results in CurrentMemoryContext. A transaction (or historic snapshot) must be active. */
+extern KsPublisher *ks_publisher_by_id(int64 id);
+extern KsPublisher *ks_publisher_by_name(const char *name);
+extern KsPublisherRelation *ks_publisher_relation(int64 publisher_id, Oid relid);
+extern KsSubscription *ks_subscription_by_id(int64 id);
+extern KsSubscription *ks_subscription_by_name(const char *name);
+/* Was a definition made in this database, and not restored or cloned from elsewhere? */
+extern bool ks_belongs_here(int64 system_identifier, int64 database_oid);
+/* All of this database; NIL if the extension is absent. */
+extern List *ks_publishers(void);
+extern List *ks_subscriptions(void);
+
+#endif							/* KS_CATALOG_H */

@@ -1,0 +1,9 @@
+/*
+ * hooks.c: the hook variables of hooks.h.
+ */
+#include "postgres.h"
+
+#include "control/hooks.h"
+
+void		(*ks_slot_create_hook) (const char *slot_name) = NULL;
+void		(*ks_slot_drop_hook) (const char *slot_name, bool missing_ok) = NULL;

@@ -1,0 +1,355 @@
+/*
+ * options.c: one table declares every key of the "options" jsonb; parsing and checking come from it, and
+ * kafka.option_reference() shows it.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
+#include "control/options.h"
+#include "control/shmem.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "kafka/properties.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/numeric.h"
+
+typedef enum KsOptionType
+{
+	KS_TYPE_BOOL,
+	KS_TYPE_INT,
+	KS_TYPE_TEXT,
+	KS_TYPE_ENUM,
+	KS_TYPE_OBJECT
+} KsOptionType;
+
+typedef struct KsOptionDef
+{
+	KsOptionId	id;
+	const char *name;
+	KsObjectKind kind;
+	KsOptionType type;
+	const char *default_value;	/* as text; NULL = none */
+	int64		min;
+	int64		max;
+	const char *allowed;		/* enums: words separated by " | " */
+	const char *doc;
+} KsOptionDef;
+
+static const KsOptionDef option_table[] = {
+	{KS_OPT_ALLOW_UNKEYED, "allow_unkeyed", KS_PUBLISHER, KS_TYPE_BOOL, NULL, 0, 0, NULL,
+	"Publish tables that have no usable key, with null message keys; default true for format debezium, false for json."},
+	{KS_OPT_TOPIC_PARTITIONS, "topic.creation.default.partitions", KS_PUBLISHER, KS_TYPE_INT, "-1", -1, 100000, NULL,
+	"Partitions of topics that the publisher creates; -1 is the broker's default."},
+	{KS_OPT_TOPIC_REPLICATION, "topic.creation.default.replication.factor", KS_PUBLISHER, KS_TYPE_INT, "-1", -1, 32767, NULL,
+	"Replication factor of topics that the publisher creates; -1 is the broker's default."},
+	{KS_OPT_TOPIC_CONFIG, "topic.creation.default.config", KS_PUBLISHER, KS_TYPE_OBJECT, "{}", 0, 0, NULL,
+	"Kafka topic configs of topics that the publisher creates; cleanup.policy is compact for keyed tables unless named here."},
+	{KS_OPT_TRUNCATE, "truncate", KS_PUBLISHER, KS_TYPE_ENUM, "skip", 0, 0, "skip | event | error",
+	"What TRUNCATE becomes: nothing (counted), one event t in every partition, or an error."},
+	{KS_OPT_ORIGIN, "origin", KS_PUBLISHER, KS_TYPE_ENUM, "none", 0, 0, "none | any",
+	"Whether rows that this extension's subscriptions applied are published."},
+	{KS_OPT_SCHEMAS, "schemas", KS_PUBLISHER, KS_TYPE_BOOL, "false", 0, 0, NULL,
+	"Format debezium: put Connect's schema into every message."},
+	{KS_OPT_DECIMAL_MODE, "decimal.handling.mode", KS_PUBLISHER, KS_TYPE_ENUM, "precise", 0, 0, "precise | double | string",
+	"Format debezium: encoding of numeric and money."},
+	{KS_OPT_TIME_MODE, "time.precision.mode", KS_PUBLISHER, KS_TYPE_ENUM, "adaptive", 0, 0,
+		"adaptive | adaptive_time_microseconds | connect",
+	"Format debezium: units of date, time and timestamp."},
+	{KS_OPT_INTERVAL_MODE, "interval.handling.mode", KS_PUBLISHER, KS_TYPE_ENUM, "numeric", 0, 0, "numeric | string",
+	"Format debezium: intervals as microseconds or as ISO 8601 text."},
+	{KS_OPT_BINARY_MODE, "binary.handling.mode", KS_PUBLISHER, KS_TYPE_ENUM, "bytes", 0, 0,
+		"bytes | base64 | base64-url-safe | hex",
+	"Format debezium: encoding of bytea."},
+	{KS_OPT_SNAPSHOT_FETCH, "snapshot.fetch.size", KS_PUBLISHER, KS_TYPE_INT, "10000", 1, 10000000, NULL,
+	"Rows between two looks at interrupts and progress during a snapshot."},
+	{KS_OPT_MAX_BATCH_ROWS, "max_batch_rows", KS_SUBSCRIPTION, KS_TYPE_INT, "10000", 1, 1000000, NULL,
+	"Most messages that one transaction applies."},
+	{KS_OPT_MAX_BATCH_WAIT, "max_batch_wait", KS_SUBSCRIPTION, KS_TYPE_INT, "0", 0, 60000, NULL,
+	"Milliseconds to wait for a batch to fill; 0 applies what is there."},
+	{KS_OPT_MAX_ROWS_PER_SECOND, "max_rows_per_second", KS_SUBSCRIPTION, KS_TYPE_INT, "0", 0, 1000000000, NULL,
+	"Upper limit of the apply rate; 0 is none."},
+	{KS_OPT_COLUMN_TYPES, "column_types", KS_SUBSCRIPTION, KS_TYPE_OBJECT, "{}", 0, 0, NULL,
+	"SQL types of fields whose message does not tell scale or unit, by column name."},
+	{KS_OPT_IGNORE_UNKNOWN, "ignore_unknown_columns", KS_SUBSCRIPTION, KS_TYPE_BOOL, "false", 0, 0, NULL,
+	"Leave out fields that the target has no column for, instead of stopping with an error."},
+	{KS_OPT_FK_WAIT, "fk_wait", KS_SUBSCRIPTION, KS_TYPE_INT, "30000", 0, 86400000, NULL,
+	"Milliseconds that a foreign-key violation is retried before it counts as an error."},
+	{KS_OPT_REPLICATION_ROLE, "session_replication_role", KS_SUBSCRIPTION, KS_TYPE_ENUM, "origin", 0, 0, "origin | replica",
+	"replica: only ENABLE REPLICA triggers fire and foreign keys are not checked, as in native logical replication."},
+	{KS_OPT_GROUP_ID, "group.id", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
+	"Kafka consumer group that shows the offsets to Kafka's tools; default is the subscription's name."},
+	{KS_OPT_PARTITIONS, "partitions", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
+	"Partitions that this subscription reads, such as 0-2,5; default is all."},
+};
+
+/* Returns the declaration of a key for a kind of object, or NULL. */
+static const KsOptionDef *
+find_option(KsObjectKind kind, const char *name)
+{
+	for (int i = 0; i < lengthof(option_table); i++)
+		if (option_table[i].kind == kind && strcmp(option_table[i].name, name) == 0)
+			return &option_table[i];
+	return NULL;
+}
+
+/* Is word one of the words of "a | b | c"? */
+static bool
+in_words(const char *word, const char *words)
+{
+	size_t		size = strlen(word);
+
+	for (const char *w = words; w != NULL; w = strstr(w, " | ") ? strstr(w, " | ") + 3 : NULL)
+		if (strncmp(w, word, size) == 0 && (w[size] == '\0' || w[size] == ' '))
+			return size > 0;
+	return false;
+}
+
+static void
+bad_value(const KsOptionDef *def, const char *value)
+{
+	char	   *allowed;
+
+	switch (def->type)
+	{
+		case KS_TYPE_BOOL:
+			allowed = pstrdup("true or false");
+			break;
+		case KS_TYPE_INT:
+			allowed = psprintf("an integer from " INT64_FORMAT " to " INT64_FORMAT, def->min, def->max);
+			break;
+		case KS_TYPE_ENUM:
+			allowed = psprintf("one of: %s", def->allowed);
+			break;
+		case KS_TYPE_OBJECT:
+			allowed = pstrdup("a JSON object");
+			break;
+		default:
+			allowed = pstrdup("a non-empty string");
+			break;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid value for option \"%s\": %s", def->name, value),
+			 errhint("Allowed is %s.", allowed)));
+}
+
+/* Text of a scalar jsonb value ("true", "12", "abc"), or of a container as JSON; NULL for JSON null. */
+static char *
+jsonb_value_text(JsonbValue *v)
+{
+	switch (v->type)
+	{
+		case jbvNull:
+			return NULL;
+		case jbvString:
+			return pnstrdup(v->val.string.val, v->val.string.len);
+		case jbvNumeric:
+			return DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric)));
+		case jbvBool:
+			return pstrdup(v->val.boolean ? "true" : "false");
+		default:
+			{
+				Jsonb	   *j = JsonbValueToJsonb(v);
+
+				return JsonbToCString(NULL, &j->root, VARSIZE(j));
+			}
+	}
+}
+
+/* Stores the text of a value into its field of the result; ERROR when it does not fit the declaration. */
+static void
+set_option(KsOptions *options, const KsOptionDef *def, const char *text, bool is_object)
+{
+	char	   *end;
+
+	options->text_value[def->id] = pstrdup(text);
+	if (is_object != (def->type == KS_TYPE_OBJECT))
+		bad_value(def, text);
+	switch (def->type)
+	{
+		case KS_TYPE_BOOL:
+			if (!parse_bool(text, &options->bool_value[def->id]))
+				bad_value(def, text);
+			break;
+		case KS_TYPE_INT:
+			errno = 0;
+			options->int_value[def->id] = strtoi64(text, &end, 10);
+			if (errno != 0 || *end != '\0' || end == text ||
+				options->int_value[def->id] < def->min || options->int_value[def->id] > def->max)
+				bad_value(def, text);
+			break;
+		case KS_TYPE_ENUM:
+			if (!in_words(text, def->allowed))
+				bad_value(def, text);
+			break;
+		case KS_TYPE_TEXT:
+			if (text[0] == '\0')
+				bad_value(def, text);
+			break;
+		case KS_TYPE_OBJECT:
+			break;
+	}
+}
+
+static void
+unknown_option(KsObjectKind kind, const char *name)
+{
+	StringInfoData list;
+
+	initStringInfo(&list);
+	for (int i = 0; i < lengthof(option_table); i++)
+		if (option_table[i].kind == kind)
+			appendStringInfo(&list, "%s%s", list.len ? ", " : "", option_table[i].name);
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown option \"%s\"", name),
+			 errhint("Known options of a %s are: %s; and librdkafka's own properties.",
+					 kind == KS_PUBLISHER ? "publisher" : "subscription", list.data)));
+}
+
+/* Checks values that the type alone does not: the objects' members. */
+static void
+check_object(const KsOptionDef *def, JsonbContainer *object)
+{
+	JsonbIterator *it = JsonbIteratorInit(object);
+	JsonbValue	v;
+	JsonbIteratorToken token;
+
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+		if (token == WJB_VALUE && (v.type == jbvBinary || v.type == jbvNull))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid value for option \"%s\": its members must be strings, numbers or booleans", def->name)));
+}
+
+/*
+ * Parses and checks "options"; see options.h.
+ */
+KsOptions *
+ks_options_parse(KsObjectKind kind, const char *format, Jsonb *json, Oid check_role)
+{
+	KsOptions  *options = palloc0(sizeof(KsOptions));
+	JsonbIterator *it;
+	JsonbValue	key;
+	JsonbValue	value;
+	JsonbIteratorToken token;
+
+	options->kind = kind;
+	for (int i = 0; i < lengthof(option_table); i++)
+		if (option_table[i].kind == kind && option_table[i].default_value)
+			set_option(options, &option_table[i], option_table[i].default_value,
+					   option_table[i].type == KS_TYPE_OBJECT);
+	if (kind == KS_PUBLISHER)
+		options->bool_value[KS_OPT_ALLOW_UNKEYED] = strcmp(format, "debezium") == 0;
+
+	if (!JB_ROOT_IS_OBJECT(json))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("options must be a JSON object")));
+	options->properties = palloc0(sizeof(KsProperty) * Max(JB_ROOT_COUNT(json), 1));
+
+	it = JsonbIteratorInit(&json->root);
+	while ((token = JsonbIteratorNext(&it, &key, true)) != WJB_DONE)
+	{
+		char	   *name;
+		char	   *text;
+		const KsOptionDef *def;
+
+		if (token != WJB_KEY)
+			continue;
+		name = pnstrdup(key.val.string.val, key.val.string.len);
+		(void) JsonbIteratorNext(&it, &value, true);
+		text = jsonb_value_text(&value);
+		if (text == NULL)
+			continue;			/* null = default */
+		def = find_option(kind, name);
+		if (def)
+		{
+			bool		is_object = value.type == jbvBinary && JsonContainerIsObject(value.val.binary.data);
+
+			set_option(options, def, text, is_object);
+			if (is_object)
+				check_object(def, value.val.binary.data);
+			options->given[def->id] = true;
+			continue;
+		}
+		if (!ks_property_known(name) || value.type == jbvBinary)
+			unknown_option(kind, name);
+		if (OidIsValid(check_role))
+			ks_property_check(name, text, KS_PLACE_OPTIONS, check_role);
+		options->properties[options->nproperties].name = name;
+		options->properties[options->nproperties].value = text;
+		options->nproperties++;
+	}
+	return options;
+}
+
+/* Is a partition named by option "partitions"?  See options.h. */
+bool
+ks_partition_selected(const char *spec, int32 partition)
+{
+	const char *p = spec;
+	bool		selected = false;
+
+	if (spec == NULL)
+		return true;
+	for (;;)
+	{
+		char	   *end;
+		long		first = strtol(p, &end, 10);
+		long		last = first;
+		bool		valid = end != p && *p >= '0' && *p <= '9';
+
+		if (valid && *end == '-')
+		{
+			p = end + 1;
+			last = strtol(p, &end, 10);
+			valid = end != p && *p >= '0' && *p <= '9' && last >= first;
+		}
+		if (!valid || last > PG_INT32_MAX || (*end != ',' && *end != '\0'))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid value for option \"partitions\": %s", spec),
+					 errhint("Allowed are numbers and ranges, such as 0-2,5.")));
+		selected = selected || (partition >= first && partition <= last);
+		if (*end == '\0')
+			return selected;
+		p = end + 1;
+	}
+}
+
+PG_FUNCTION_INFO_V1(ks_option_reference);
+
+/* kafka.option_reference(): the table above as rows (kind, name, type, default, allowed, description). */
+Datum
+ks_option_reference(PG_FUNCTION_ARGS)
+{
+	static const char *const types[] = {"boolean", "integer", "text", "enum", "object"};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < lengthof(option_table); i++)
+	{
+		const KsOptionDef *d = &option_table[i];
+		Datum		values[6];
+		bool		nulls[6] = {false};
+
+		values[0] = CStringGetTextDatum(d->kind == KS_PUBLISHER ? "publisher" : "subscription");
+		values[1] = CStringGetTextDatum(d->name);
+		values[2] = CStringGetTextDatum(types[d->type]);
+		nulls[3] = d->default_value == NULL;
+		if (!nulls[3])
+			values[3] = CStringGetTextDatum(d->default_value);
+		nulls[4] = d->type != KS_TYPE_ENUM && d->type != KS_TYPE_INT;
+		if (d->type == KS_TYPE_ENUM)
+			values[4] = CStringGetTextDatum(d->allowed);
+		else if (d->type == KS_TYPE_INT)
+			values[4] = CStringGetTextDatum(psprintf(INT64_FORMAT " to " INT64_FORMAT, d->min, d->max));
+		values[5] = CStringGetTextDatum(d->doc);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}

@@ -1,0 +1,77 @@
+/*
+ * options.h: the "options" jsonb of publishers and subscriptions: one table declares every key, its type, default and
+ * allowed values; parsing, checking and docs come from it (control/options.c).
+ */
+#ifndef KS_OPTIONS_H
+#define KS_OPTIONS_H
+
+#include "postgres.h"
+
+#include "utils/jsonb.h"
+
+typedef enum KsObjectKind
+{
+	KS_PUBLISHER = 1,
+	KS_SUBSCRIPTION = 2
+} KsObjectKind;
+
+/* Keys; the order is that of the table in options.c. */
+typedef enum KsOptionId
+{
+	/* publishers */
+	KS_OPT_ALLOW_UNKEYED,		/* "allow_unkeyed" bool; default true for debezium, false for json */
+	KS_OPT_TOPIC_PARTITIONS,	/* "topic.creation.default.partitions" int, -1 = broker default */
+	KS_OPT_TOPIC_REPLICATION,	/* "topic.creation.default.replication.factor" int, -1 = broker default */
+	KS_OPT_TOPIC_CONFIG,		/* "topic.creation.default.config" object of Kafka topic configs */
+	KS_OPT_TRUNCATE,			/* "truncate": skip | event | error */
+	KS_OPT_ORIGIN,				/* "origin": none | any; none = skip what our subscriptions applied */
+	KS_OPT_SCHEMAS,				/* "schemas" bool: Debezium's JSON with embedded schemas */
+	KS_OPT_DECIMAL_MODE,		/* "decimal.handling.mode": precise | double | string */
+	KS_OPT_TIME_MODE,			/* "time.precision.mode": adaptive | adaptive_time_microseconds | connect */
+	KS_OPT_INTERVAL_MODE,		/* "interval.handling.mode": numeric | string */
+	KS_OPT_BINARY_MODE,			/* "binary.handling.mode": bytes | base64 | base64-url-safe | hex */
+	KS_OPT_SNAPSHOT_FETCH,		/* "snapshot.fetch.size" int rows */
+	/* subscriptions */
+	KS_OPT_MAX_BATCH_ROWS,		/* "max_batch_rows" int */
+	KS_OPT_MAX_BATCH_WAIT,		/* "max_batch_wait" int ms */
+	KS_OPT_MAX_ROWS_PER_SECOND, /* "max_rows_per_second" int, 0 = no limit */
+	KS_OPT_COLUMN_TYPES,		/* "column_types" object column -> SQL type */
+	KS_OPT_IGNORE_UNKNOWN,		/* "ignore_unknown_columns" bool, default false: an unknown column is an error */
+	KS_OPT_FK_WAIT,				/* "fk_wait" int ms */
+	KS_OPT_REPLICATION_ROLE,	/* "session_replication_role": origin | replica */
+	KS_OPT_GROUP_ID,			/* "group.id" string */
+	KS_OPT_PARTITIONS,			/* "partitions" string such as 0-2 */
+	KS_OPT_COUNT
+} KsOptionId;
+
+typedef struct KsProperty
+{
+	char	   *name;
+	char	   *value;
+} KsProperty;
+
+/* Effective options: the defaults overlaid with the jsonb; librdkafka properties that were given are apart. */
+typedef struct KsOptions
+{
+	KsObjectKind kind;
+	bool		given[KS_OPT_COUNT];
+	bool		bool_value[KS_OPT_COUNT];
+	int64		int_value[KS_OPT_COUNT];
+	char	   *text_value[KS_OPT_COUNT];	/* strings and enums; objects as JSON text */
+	int			nproperties;
+	KsProperty *properties;		/* librdkafka properties passed through */
+} KsOptions;
+
+/*
+ * Parses and checks "options" of an object of this kind and format; ERROR (naming key, value and what is allowed) for
+ * anything unknown.  check_role: the role whose right to set librdkafka properties is checked, InvalidOid = no check
+ * (already checked when stored).  Result in CurrentMemoryContext.
+ */
+extern KsOptions *ks_options_parse(KsObjectKind kind, const char *format, Jsonb *options, Oid check_role);
+
+/*
+ * Is a partition named by option "partitions" (such as "0-2,5")?  spec NULL = all.  ERROR for a malformed spec.
+ */
+extern bool ks_partition_selected(const char *spec, int32 partition);
+
+#endif							/* KS_OPTIONS_H */

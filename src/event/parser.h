@@ -1,0 +1,112 @@
+/*
+ * parser.h: a table of functions per wire format for reading: from the bytes of one message to named fields.
+ *
+ * Parsers are plain C on bytes (no catalog access, no palloc per field beyond the result arrays, zero copy: slices
+ * point into the message or into the parser's scratch buffer), so that they can be fuzzed outside of PostgreSQL.
+ * They never trust input: malformed JSON, invalid UTF-8, depth, truncation are reported, never crash.
+ * Turning a field into a Datum of a target column's type is apply/convert.c's work.
+ */
+#ifndef KS_PARSER_H
+#define KS_PARSER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* One Kafka message as the consumer hands it on; all borrowed until the batch is done. */
+typedef struct KsMessage
+{
+	const char *topic;
+	int32_t		partition;
+	int64_t		offset;
+	int64_t		timestamp_ms;	/* -1 if none */
+	const char *key;			/* NULL if none */
+	size_t		key_size;
+	const char *value;			/* NULL = tombstone */
+	size_t		value_size;
+	void	   *native;			/* the consumer's own handle of the message */
+	const char *json_null;		/* value of header pg_kafka_sync.json_null, NULL if none: a JSON array of column names */
+	size_t		json_null_size;
+	bool		ours;			/* format json: carries header pg_kafka_sync.pos, so one of our publishers wrote it */
+} KsMessage;
+
+typedef enum KsFieldKind
+{
+	KS_FIELD_NULL,
+	KS_FIELD_TRUE,
+	KS_FIELD_FALSE,
+	KS_FIELD_NUMBER,			/* text of the number */
+	KS_FIELD_STRING,			/* unescaped UTF-8, no NUL inside unless has_nul */
+	KS_FIELD_OBJECT,			/* raw JSON text */
+	KS_FIELD_ARRAY				/* raw JSON text */
+} KsFieldKind;
+
+typedef struct KsField
+{
+	const char *name;			/* unescaped */
+	uint32_t	name_size;
+	KsFieldKind kind;
+	bool		has_nul;
+	const char *data;			/* NUMBER, STRING, OBJECT, ARRAY */
+	uint32_t	size;
+	uint32_t	raw_size;
+	const char *raw;			/* the value as it stands in the JSON text, strings with quotes and escapes */
+	bool		json_null;		/* kind NULL: the value is JSON null, not SQL NULL (named in KsMessage.json_null) */
+} KsField;
+
+typedef struct KsFieldList
+{
+	KsField    *fields;			/* grown by the parser, reused from message to message */
+	int			count;
+	int			capacity;
+	bool		present;		/* false: the part was absent or null */
+} KsFieldList;
+
+/*
+ * One parsed message.  Zeroed by its owner before the first use; the parser grows the arrays in it with malloc and
+ * reuses them from message to message; ks_parsed_free() frees them.
+ *
+ * A key that is a JSON scalar is one field with an empty name.  "schema" and "key_schema" are what the message itself
+ * says of its fields ("schema"/"payload" form, value and key independently): Connect types and semantic names.
+ * "truncate" and "message" events have no field lists.
+ */
+typedef struct KsParsed
+{
+	char		op;				/* c u d r t m; 'd' for a tombstone; plain json: 'u' */
+	bool		tombstone;
+	bool		ignore;			/* nothing to apply (transaction metadata, heartbeat, op m) */
+	KsFieldList key;			/* fields of the message key */
+	KsFieldList before;
+	KsFieldList after;
+	const char *schema;			/* raw JSON text of the value's "schema", NULL if none */
+	size_t		schema_size;
+	const char *key_schema;		/* same of the key */
+	size_t		key_schema_size;
+} KsParsed;
+
+/* Frees the arrays of a KsParsed and zeroes it.  In format/json_fields.c. */
+extern void ks_parsed_free(KsParsed *parsed);
+
+typedef struct KsParser KsParser;
+
+typedef struct KsParserOps
+{
+	const char *name;			/* value of create_subscription(format) */
+	KsParser   *(*create) (void);	/* malloc'ed state, freed by destroy; NULL when out of memory */
+	void		(*destroy) (KsParser *parser);
+	/*
+	 * Parses one message into *out (which points into message and parser memory until the next "reset").
+	 * Returns NULL, or the cause of failure in words (static or in parser memory), e.g. "invalid JSON at byte 12: ...".
+	 */
+	const char *(*parse) (KsParser *parser, const KsMessage *message, KsParsed *out);
+	/* Frees what all messages since the last reset took from the parser's scratch memory. */
+	void		(*reset) (KsParser *parser);
+} KsParserOps;
+
+extern const KsParserOps ks_debezium_parser;
+extern const KsParserOps ks_json_parser;
+
+/* Returns the parser of a format's name, or NULL.  In format/registry.c. */
+extern const KsParserOps *ks_parser_ops(const char *format);
+
+#endif							/* KS_PARSER_H */

@@ -1,0 +1,38 @@
+/*
+ * json_fields.h: what the parsers of JSON formats share: their state, lists of fields, message keys.  Plain C.
+ */
+#ifndef KS_JSON_FIELDS_H
+#define KS_JSON_FIELDS_H
+
+#include "format/json_scan.h"
+
+struct KsParser
+{
+	KsArena		arena;
+	char		error[256];
+};
+
+extern KsParser *ks_json_parser_create(void);
+extern void ks_json_parser_destroy(KsParser *parser);
+extern void ks_json_parser_reset(KsParser *parser);
+
+/* Begins a message: empties *out but keeps its arrays. */
+extern void ks_parsed_clear(KsParsed *out);
+
+/* Scans the object at hand ('{' seen) into list.  False: json->error is set. */
+extern bool ks_json_fields(KsJson *json, KsFieldList *list);
+
+/*
+ * Parses a message key: an object, or a scalar as one field with an empty name; absent and null keys leave out->key
+ * not present.  With "unwrap", {"schema":...,"payload":...} stands for its payload.  Returns NULL or the cause.
+ */
+extern const char *ks_json_key(KsParser *parser, const KsMessage *message, bool unwrap, KsParsed *out);
+
+/* Says in words, in parser memory, what the scanner stumbled over; "part" is "" or ends with a space. */
+extern const char *ks_json_failure(KsParser *parser, const KsJson *json, const char *part);
+
+/* Is a member's name this literal? */
+#define KS_NAME_IS(field, literal) \
+	((field)->name_size == sizeof(literal) - 1 && memcmp((field)->name, literal, sizeof(literal) - 1) == 0)
+
+#endif							/* KS_JSON_FIELDS_H */
