@@ -106,11 +106,13 @@ def raw(count, headers=0):
 
 
 def decode_alone(slot, publication):
-    """Seconds to decode what is behind a slot, in this very process: pgoutput, its output counted and thrown away."""
-    begin = time.monotonic()
+    """Seconds to decode what is behind a slot in a backend, and its CPU: pgoutput, its output counted and thrown away."""
+    pid = source.connection.info.backend_pid
+    begin, cpu = time.monotonic(), setting.cpu_seconds(pid)
     source.one("SELECT count(*) FROM pg_logical_slot_peek_binary_changes(%s, NULL, NULL, 'proto_version', '1', "
                "'publication_names', %s)", slot, publication)
-    return time.monotonic() - begin
+    seconds = time.monotonic() - begin
+    return seconds, tuple(after - before for after, before in zip(setting.cpu_seconds(pid), cpu))
 
 
 def create_slot(name):
@@ -152,7 +154,7 @@ def measure_drains(what, table, count, load, warm_up=False):
             continue
         series["raw librdkafka"].add(count, *raw(count))
         series["raw with headers"].add(count, *raw(count, headers=1))
-        series["decoding alone"].add(count, decode_alone(f"decode_{what}", publication))
+        series["decoding alone"].add(count, *decode_alone(f"decode_{what}", publication))
         if peers:
             create_topic(f"dbz_{name}.public.{table}")
             series["Debezium"].add(count, Debezium(source, f"dbz_{name}", table).drain(count))
@@ -238,11 +240,13 @@ def apply(name, topic, count):
 
 
 def copy(path):
-    """Seconds of COPY of the same rows into the same empty table."""
+    """Seconds of COPY of the same rows into the same empty table, and its CPU."""
     empty_target("orders")
-    begin = time.monotonic()
+    pid = target.connection.info.backend_pid
+    begin, cpu = time.monotonic(), setting.cpu_seconds(pid)
     target.run(f"COPY orders FROM '{path}'")
-    return time.monotonic() - begin
+    seconds = time.monotonic() - begin
+    return seconds, tuple(after - before for after, before in zip(setting.cpu_seconds(pid), cpu))
 
 
 def measure_apply(topic):
@@ -259,7 +263,7 @@ def measure_apply(topic):
     for run in range(RUNS):
         progress(f"applying {BULK} rows, {run + 1} of {RUNS}")
         series["pg_kafka_sync"].add(BULK, *apply(f"apply{run}", topic, BULK))
-        series["COPY"].add(BULK, copy(path))
+        series["COPY"].add(BULK, *copy(path))
         if sink_topic:
             empty_target("orders")
             series["Debezium JDBC sink"].add(BULK, JdbcSink(target, f"sink{run}", sink_topic, "orders").drain(BULK))

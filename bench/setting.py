@@ -140,20 +140,15 @@ def wait_until(condition, timeout, what):
 
 
 def cpu_seconds(pid):
-    """CPU seconds so far of a process's main thread and of its other threads; None if it has ended."""
-    main = others = 0.0
+    """CPU seconds so far of a process's main thread and of its other threads, ended ones too; None if it has ended."""
+    def used(path):
+        fields = Path(path).read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / CLOCK_TICK
     try:
-        stats = [(task, (task / "stat").read_text()) for task in Path(f"/proc/{pid}/task").iterdir()]
+        main, all_threads = used(f"/proc/{pid}/task/{pid}/stat"), used(f"/proc/{pid}/stat")
     except OSError:
         return None
-    for task, text in stats:
-        fields = text.rsplit(")", 1)[1].split()
-        seconds = (int(fields[11]) + int(fields[12])) / CLOCK_TICK
-        if int(task.name) == pid:
-            main = seconds
-        else:
-            others += seconds
-    return main, others
+    return main, max(all_threads - main, 0.0)
 
 
 class Profile:

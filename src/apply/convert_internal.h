@@ -175,7 +175,7 @@ extern char *ks_server_cstring(KsConverter *conv, const char *text, size_t size)
 /* ERROR if a string has a NUL character in it. */
 extern void ks_check_nul(const KsField *field);
 /* Reports that a field cannot become a value of the type. */
-extern void ks_wrong_kind(const KsType *type, const KsField *field) pg_attribute_noreturn();
+extern void ks_wrong_kind(const KsType *type, const KsField *field) __attribute__((noreturn));
 
 /* convert_array.c */
 extern Datum ks_array_value(KsConverter *conv, const KsMeaning *element, KsType *type, const KsField *field);

@@ -15,6 +15,8 @@
 #include "utils/timestamp.h"
 
 #define GROUP_COMMIT_EVERY_MS 5000
+#define POKE_AFTER (8 * 1024 * 1024)	/* about when librdkafka's queue may have been full */
+#define POKE_EVERY (2 * 1024 * 1024)
 
 /*
  * Properties that the guarantees rest on, and those that keep memory small and latency low.  A fetch waits at the
@@ -314,6 +316,41 @@ take_message(KsConsumer *c, rd_kafka_event_t *event)
 	return true;
 }
 
+/*
+ * Before librdkafka 2.2 (which has fetch.queue.backoff.ms), a broker thread that found the queue full looks again only
+ * after a second, though the queue is drained in a fraction of it.  Any request to that broker wakes it; this is a
+ * small one that nobody waits for the answer of.
+ */
+static void
+poke(KsConsumer *c)
+{
+	rd_kafka_topic_partition_list_t *list;
+
+	c->unpoked = 0;
+	if (rd_kafka_version() >= 0x02020000 || !c->connected)
+		return;
+	list = rd_kafka_topic_partition_list_new(c->offsets->count);
+	for (int i = 0; i < c->offsets->count; i++)
+		if (c->offsets->items[i]->assigned)
+			rd_kafka_topic_partition_list_add(list, c->offsets->items[i]->topic,
+											  c->offsets->items[i]->partition)->offset = RD_KAFKA_OFFSET_END;
+	if (list->cnt > 0)
+		(void) rd_kafka_offsets_for_times(c->client->rk, list, 0);
+	rd_kafka_topic_partition_list_destroy(list);
+}
+
+/* Notes that "size" bytes were taken out of librdkafka's queue, or (0) that it is empty. */
+static void
+note_taken(KsConsumer *c, Size size)
+{
+	c->unpoked += size;
+	c->taken += size;
+	if (c->taken >= POKE_AFTER && (c->unpoked >= POKE_EVERY || size == 0))
+		poke(c);
+	if (size == 0)
+		c->taken = 0;
+}
+
 /* See consumer.h. */
 bool
 ks_consumer_poll(KsConsumer *c, int max_messages, Size max_bytes)
@@ -323,11 +360,17 @@ ks_consumer_poll(KsConsumer *c, int max_messages, Size max_bytes)
 		rd_kafka_event_t *event = rd_kafka_queue_poll(c->client->queue, 0);
 
 		if (event == NULL)
+		{
+			note_taken(c, 0);
 			return false;
+		}
 		if (rd_kafka_event_type(event) == RD_KAFKA_EVENT_FETCH)
 		{
+			Size		before = c->bytes;
+
 			if (!take_message(c, event))
 				rd_kafka_event_destroy(event);
+			note_taken(c, c->bytes - before + 1);
 			c->connected = true;
 			continue;
 		}

@@ -29,6 +29,8 @@ typedef struct KsConsumer
 	int			count;
 	int			capacity;
 	Size		bytes;
+	Size		taken;			/* bytes since librdkafka's queue was last found empty */
+	Size		unpoked;		/* and since its broker threads were last woken */
 	KsMessage  *messages;
 	KsOffset  **owners;
 	rd_kafka_event_t *event;	/* being handled */

@@ -70,12 +70,11 @@ parse_timestamp(const char *text, Start *start)
 		start->kind = START_LATEST;
 	else
 	{
-		start->kind = START_TIMESTAMP;
-		/* Rounded up: a record of that millisecond may be older than the timestamp, the next one cannot be. */
-		start->timestamp_ms = (timestamp + 999) / 1000 +
-			(int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000;
-		if (start->timestamp_ms < 0)
-			start->kind = START_EARLIEST;
+		int64		unix_us = timestamp + (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+
+		/* Rounded up: a record of the millisecond before may be older than the timestamp. */
+		start->kind = unix_us < 0 ? START_EARLIEST : START_TIMESTAMP;
+		start->timestamp_ms = (unix_us + 999) / 1000;
 	}
 }
 
