@@ -1,7 +1,7 @@
 # pg_kafka_sync
 #
 #   make, make install, make installcheck    as for any PGXS extension; PG_CONFIG names the PostgreSQL
-#   make demo, demo-stop, test, bench, bench-peers
+#   make demo, demo-stop, test, test-versions, bench, bench-peers
 #                                             each alone on a fresh Debian machine: installs what is missing, builds, runs
 
 EXTENSION = pg_kafka_sync
@@ -73,6 +73,7 @@ endif
 demo: ; @$(srcdir)/test/support/deps.sh demo && $(srcdir)/test/support/build.sh && $(srcdir)/demo/run.sh
 demo-stop: ; @$(srcdir)/demo/stop.sh
 test: ; @$(srcdir)/test/run
+test-versions: ; @$(srcdir)/test/support/deps.sh && $(srcdir)/test/support/versions.sh
 bench: ; @$(srcdir)/test/support/deps.sh && $(srcdir)/test/support/build.sh && $(srcdir)/bench/run.sh
 bench-peers: ; @$(srcdir)/test/support/deps.sh && $(srcdir)/test/support/build.sh && $(srcdir)/bench/run.sh --peers
-.PHONY: demo demo-stop test bench bench-peers
+.PHONY: demo demo-stop test test-versions bench bench-peers

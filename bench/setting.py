@@ -158,7 +158,7 @@ class Profile:
         self.process = None
         if PROFILE and pid:
             Path(PROFILE).mkdir(parents=True, exist_ok=True)
-            self.process = start(["perf", "record", "-q", "-g", "-F", "997", "-e", "cpu-clock", "-p", pid, "-o",
+            self.process = start(["perf", "record", "-q", "--call-graph", "dwarf,4096", "-F", "499", "-e", "cpu-clock", "-p", pid, "-o",
                                   f"{PROFILE}/{name}.data"], stderr=subprocess.DEVNULL)
 
     def end(self):

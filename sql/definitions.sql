@@ -26,7 +26,7 @@ SELECT kafka.create_publisher('p', 'def', 'def', topic_prefix => '');
 SELECT kafka.create_publisher('p', 'def', 'def', options => '{"truncat": "skip"}');
 SELECT kafka.create_publisher('p', 'def', 'def', options => '{"truncate": "never"}');
 SELECT kafka.create_publisher('p', 'def', 'def', options => '{"schemas": "perhaps"}');
-SELECT kafka.create_publisher('p', 'def', 'def', options => '{"snapshot.fetch.size": 0}');
+SELECT kafka.create_publisher('p', 'def', 'def', options => '{"topic.creation.default.partitions": -5}');
 SELECT kafka.create_publisher('p', 'def', 'def', options => '{"topic.creation.default.config": "compact"}');
 SELECT kafka.create_publisher('p', 'def', 'def', options => '{"topic.creation.default.config": {"a": {"b": 1}}}');
 SELECT kafka.create_publisher('p', 'def', 'def', options => '[1]');
@@ -117,8 +117,52 @@ SELECT kafka.wait_for_subscription('nobody');
 SELECT kafka.wait_for_publisher('nobody');
 SELECT kafka.wait_for_publisher('paused', timeout => '-1s');
 SELECT kafka.wait_for_publisher('paused', timeout => '10ms');
+DROP VIEW def.v;
 DROP TABLE def.t;
 DROP SERVER def;
+
+-- each mistake has the errcode that says what it is
+CREATE FUNCTION def.errcode(command text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE condition text;
+BEGIN
+  EXECUTE command;
+  RETURN 'no error';
+EXCEPTION WHEN OTHERS THEN
+  GET STACKED DIAGNOSTICS condition = RETURNED_SQLSTATE;
+  RETURN condition;
+END $$;
+SELECT def.errcode('SELECT kafka.' || c), c FROM (VALUES
+  ($$create_publisher('p', 'nowhere', 'def')$$),
+  ($$create_publisher('p', 'def', 'nowhere')$$),
+  ($$create_publisher('paused', 'def', 'def')$$),
+  ($$create_publisher('', 'def', 'def')$$),
+  ($$create_publisher(NULL, 'def', 'def')$$),
+  ($$create_publisher('p', 'def', 'def', format => 'xml')$$),
+  ($$create_publisher('p', 'def', 'def', options => '{"truncat": "skip"}')$$),
+  ($$create_publisher('p', 'def', 'def', options => '{"truncate": "never"}')$$),
+  ($$create_publisher('p', 'def', 'def', options => '{"acks": "1"}')$$),
+  ($$create_publisher('p', 'def', 'def', options => '{"linger.ms": "soon"}')$$),
+  ($$set_topic('paused', 'def.t', 'no/slash')$$),
+  ($$set_topic('paused', 'def.t', key => '{nope}')$$),
+  ($$set_topic('paused', 'def.t', key => '{u}')$$),
+  ($$set_topic('paused', 'def.t', key => '{id,id}')$$),
+  ($$set_topic('paused', 'kafka.publisher', 'x')$$),
+  ($$alter_publisher('nobody', '{}')$$),
+  ($$drop_publisher('nobody')$$),
+  ($$create_subscription('s', 'def', '{definitions.t}', 'def.t')$$),
+  ($$create_subscription('x', 'def', '{a,a}', 'def.t')$$),
+  ($$create_subscription('x', 'def', '{"no space"}', 'def.t')$$),
+  ($$create_subscription('x', 'def', '{"^("}', 'def.t')$$),
+  ($$create_subscription('x', 'def', '{definitions.t}', 'def.nowhere')$$),
+  ($$create_subscription('x', 'def', '{definitions.t}', 'def.nokey')$$),
+  ($$create_subscription('x', 'def', '{definitions.t}', 'def.unlogged')$$),
+  ($$create_subscription('x', 'def', '{definitions.t}', 'def.t', key => '{nope}')$$),
+  ($$create_subscription('x', 'def', '{definitions.t}', 'def.t', start => 'yesterdayish')$$),
+  ($$create_subscription('x', 'def', '{definitions.t}', 'def.t', start => '{"definitions.t": {"0": 99}}')$$),
+  ($$create_subscription('x', 'def', '{definitions.t}', 'def.t', workers => 2)$$),
+  ($$seek_subscription('nobody', 'earliest')$$),
+  ($$wait_for_subscription('nobody')$$),
+  ($$wait_for_publisher('paused', timeout => '-1s')$$)) AS v (c);
 
 -- rights
 CREATE ROLE def_user;

@@ -48,7 +48,9 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER s OPTIONS ("sasl.pasword" 'hush');
 CREATE USER MAPPING FOR CURRENT_USER SERVER s OPTIONS (acks '1');
 CREATE USER MAPPING FOR CURRENT_USER SERVER s OPTIONS ("sasl.username" 'u', "sasl.password" 'hush', "ssl.key.pem" 'k', "sasl.oauthbearer.config" 'c');
 ALTER USER MAPPING FOR CURRENT_USER SERVER s OPTIONS (SET "sasl.password" 'hush, hush', DROP "ssl.key.pem");
+\set VERBOSITY terse
 ALTER USER MAPPING FOR CURRENT_USER SERVER s OPTIONS (ADD "sasl.mechanism.typo" 'PLAIN');
+\set VERBOSITY default
 
 -- Neither the wrapper nor foreign tables have options.
 ALTER FOREIGN DATA WRAPPER kafka OPTIONS (ADD debug 'all');

@@ -98,6 +98,18 @@ CREATE TABLE kafka.subscription_position (
     PRIMARY KEY (subscription_id, topic, partition)
 ) WITH (fillfactor = 50);
 
+-- The launcher looks again whenever a definition changed, also by a restored dump.
+CREATE FUNCTION kafka.definitions_changed() RETURNS trigger
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'ks_definitions_changed';
+COMMENT ON FUNCTION kafka.definitions_changed() IS
+    'Trigger function: asks the launcher, at commit, to look at this database''s publishers and subscriptions.';
+REVOKE ALL ON FUNCTION kafka.definitions_changed() FROM PUBLIC;
+CREATE TRIGGER definitions_changed AFTER INSERT OR UPDATE OR DELETE ON kafka.publisher
+    FOR EACH STATEMENT EXECUTE FUNCTION kafka.definitions_changed();
+CREATE TRIGGER definitions_changed AFTER INSERT OR UPDATE OR DELETE ON kafka.subscription
+    FOR EACH STATEMENT EXECUTE FUNCTION kafka.definitions_changed();
+
 SELECT pg_catalog.pg_extension_config_dump('kafka.publisher', '');
 SELECT pg_catalog.pg_extension_config_dump('kafka.publisher_relation', '');
 SELECT pg_catalog.pg_extension_config_dump('kafka.publisher_topic', '');

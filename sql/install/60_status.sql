@@ -44,7 +44,7 @@ SELECT p.name,
        CASE WHEN p.snapshot_floor <> 0 THEN p.slot_name END AS slot_name,
        coalesce(w.confirmed_lsn, s.confirmed_flush_lsn) AS confirmed_lsn,
        w.acked_lsn,
-       CASE WHEN pg_is_in_recovery() THEN NULL
+       CASE WHEN pg_is_in_recovery() OR coalesce(w.acked_lsn, w.confirmed_lsn, s.confirmed_flush_lsn) IS NULL THEN NULL
             ELSE greatest(pg_current_wal_flush_lsn() - coalesce(w.acked_lsn, w.confirmed_lsn, s.confirmed_flush_lsn), 0)
        END::bigint AS lag_bytes,
        CASE WHEN w.acked_lsn >= pg_current_wal_flush_lsn() THEN interval '0'
@@ -121,7 +121,7 @@ SELECT s.name AS subscription,
        p.next_offset,
        e.high_watermark,
        e.last_stable_offset,
-       greatest(e.last_stable_offset - p.next_offset, 0) AS lag,
+       CASE WHEN e.last_stable_offset IS NOT NULL THEN greatest(e.last_stable_offset - p.next_offset, 0) END AS lag,
        p.applied_at
   FROM kafka.subscription s
   JOIN kafka.subscription_position p ON p.subscription_id = s.id

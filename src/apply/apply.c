@@ -19,6 +19,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "replication/origin.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -188,8 +189,9 @@ fail(KsApply *a, const KsMessage *m, ErrorData *e)
 	if (e->column_name && strstr(e->message, psprintf("\"%s\"", e->column_name)) == NULL)
 		cause = psprintf("column \"%s\": %s", e->column_name, e->message);
 	hint = psprintf("%s%sMend the cause and the subscription goes on, or skip the message with "
-					"kafka.seek_subscription('%s', '%s').",
-					e->hint ? e->hint : "", e->hint ? " " : "", NameStr(a->subscription->name), skip);
+					"kafka.seek_subscription(%s, %s).",
+					e->hint ? e->hint : "", e->hint ? " " : "", quote_literal_cstr(NameStr(a->subscription->name)),
+					quote_literal_cstr(skip));
 	ereport(ERROR,
 			(errcode(e->sqlerrcode),
 			 errmsg("subscription \"%s\": message at topic \"%s\", partition %d, offset " INT64_FORMAT " cannot be applied: %s",

@@ -71,8 +71,9 @@ add_element(ArrayBuild *build, const KsField *field)
 static void
 add_level(ArrayBuild *build, KsJson *json, int level)
 {
-	/* elements of json types are never dimensions */
-	bool		nested = build->element->class != KS_T_JSON && build->element->class != KS_T_JSONB;
+	/* plain elements of json types are never dimensions; those with a meaning are JSON in strings */
+	bool		nested = build->meaning != NULL ||
+		(build->element->class != KS_T_JSON && build->element->class != KS_T_JSONB);
 	bool		first = true;
 	int			length = 0;
 	int			more;

@@ -20,7 +20,7 @@ ks_missing_value(const KsTargetTable *target, const KsBatchRow *row)
 	ereport(ERROR,
 			(errcode(ERRCODE_NO_DATA_FOUND),
 			 errmsg("column \"%s\": the message leaves the value out as unchanged, and the target has no such row", column),
-			 errhint("Set REPLICA IDENTITY FULL on the source table, or have the publisher resnapshot it.")));
+			 errhint("Set REPLICA IDENTITY FULL on the source table, and publish its rows again.")));
 }
 
 /* Empties the table.  It must not be open meanwhile; the lock stays. */

@@ -8,6 +8,7 @@
 #define KS_LOCAL_SINK_H
 
 #include "apply/batch.h"
+#include "compat/pg_compat.h"
 
 /* Writes a batch, by whichever way the table allows. */
 extern void ks_local_apply(KsBatch *batch);
@@ -18,6 +19,6 @@ extern void ks_direct_apply(KsBatch *batch);
 extern void ks_sql_apply(KsBatch *batch);
 
 /* ERROR: a row misses an unchanged value, and the table has no earlier one. */
-extern void ks_missing_value(const KsTargetTable *target, const KsBatchRow *row) pg_attribute_noreturn();
+pg_noreturn extern void ks_missing_value(const KsTargetTable *target, const KsBatchRow *row);
 
 #endif							/* KS_LOCAL_SINK_H */

@@ -9,6 +9,7 @@
 
 #include "access/attmap.h"
 #include "catalog/pg_publication.h"
+#include "compat/pg_compat.h"
 #include "replication/logical.h"
 #include "replication/reorderbuffer.h"
 #include "replication/slot.h"
@@ -56,17 +57,6 @@ ks_column_list_publishes_generated(void)
 	return true;
 #else
 	return false;
-#endif
-}
-
-/* Primary key index that is not deferrable, InvalidOid if there is none. */
-static inline Oid
-ks_primary_key_index(Relation relation)
-{
-#if PG_VERSION_NUM >= 180000
-	return RelationGetPrimaryKeyIndex(relation, false);
-#else
-	return RelationGetPrimaryKeyIndex(relation);
 #endif
 }
 

@@ -9,6 +9,7 @@
 
 #include "access/genam.h"
 #include "access/tableam.h"
+#include "compat/pg_compat.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
 #include "nodes/parsenodes.h"
@@ -87,17 +88,6 @@ ks_index_beginscan(Relation heap, Relation index, Snapshot snapshot, int nkeys)
 	return index_beginscan(heap, index, snapshot, NULL, nkeys, 0);
 #else
 	return index_beginscan(heap, index, snapshot, nkeys, 0);
-#endif
-}
-
-/* May "member" do SET ROLE "role"? */
-static inline bool
-ks_member_can_set_role(Oid member, Oid role)
-{
-#if PG_VERSION_NUM >= 160000
-	return member_can_set_role(member, role);
-#else
-	return is_member_of_role(member, role);
 #endif
 }
 

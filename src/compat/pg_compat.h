@@ -1,6 +1,6 @@
 /*
  * pg_compat.h: differences between PostgreSQL 15, 16, 17 and 18, as static inline functions with the newest version's
- * signature.  The only file that looks at PG_VERSION_NUM.
+ * signature.  Only this folder looks at PG_VERSION_NUM.
  */
 #ifndef KS_PG_COMPAT_H
 #define KS_PG_COMPAT_H
@@ -13,17 +13,43 @@
 #include "storage/latch.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
+#include "utils/relcache.h"
 #include "utils/wait_event.h"
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
 #endif
 
-/* Wait event id for a name of our own; before 17 there is only the one "Extension". */
+/* Comes first in a declaration; 18 has it in place of pg_attribute_noreturn(), which came last. */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
+/*
+ * Wait event id for a name of our own, a literal; before 17 there is only the one "Extension".  PostgreSQL looks names up
+ * under a lock, so each is asked for once by each source file.
+ */
 static inline uint32
 ks_wait_event(const char *name)
 {
 #if PG_VERSION_NUM >= 170000
-	return WaitEventExtensionNew(name);
+	static struct
+	{
+		const char *name;
+		uint32		event;
+	}			known[16];
+	uint32		event;
+	int			i;
+
+	for (i = 0; i < lengthof(known) && known[i].name != NULL; i++)
+		if (known[i].name == name)
+			return known[i].event;
+	event = WaitEventExtensionNew(name);
+	if (i < lengthof(known))
+	{
+		known[i].name = name;
+		known[i].event = event;
+	}
+	return event;
 #else
 	(void) name;
 	return PG_WAIT_EXTENSION;
@@ -49,6 +75,39 @@ ks_server_aclcheck(Oid serverid, Oid role, AclMode mode)
 	return object_aclcheck(ForeignServerRelationId, serverid, role, mode);
 #else
 	return pg_foreign_server_aclcheck(serverid, role, mode);
+#endif
+}
+
+/* May "member" do SET ROLE "role"? */
+static inline bool
+ks_member_can_set_role(Oid member, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return member_can_set_role(member, role);
+#else
+	return is_member_of_role(member, role);
+#endif
+}
+
+/* ERROR unless "member" may do SET ROLE "role". */
+static inline void
+ks_check_can_set_role(Oid member, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	check_can_set_role(member, role);
+#else
+	check_is_member_of_role(member, role);
+#endif
+}
+
+/* Primary key index that is not deferrable, InvalidOid if there is none. */
+static inline Oid
+ks_primary_key_index(Relation relation)
+{
+#if PG_VERSION_NUM >= 180000
+	return RelationGetPrimaryKeyIndex(relation, false);
+#else
+	return RelationGetPrimaryKeyIndex(relation);
 #endif
 }
 

@@ -36,9 +36,9 @@ static const KsProperty fixed_properties[] = {
 static const KsProperty default_properties[] = {
 	{"fetch.wait.max.ms", "100"},
 	{"fetch.min.bytes", "1"},
-	{"fetch.max.bytes", "8388608"},
-	{"fetch.message.max.bytes", "4194304"},
-	{"queued.max.messages.kbytes", "16384"},
+	{"fetch.max.bytes", "4194304"},
+	{"fetch.message.max.bytes", "2097152"},
+	{"queued.max.messages.kbytes", "32768"},
 	{"queued.min.messages", "100000"},
 	{"fetch.error.backoff.ms", "100"},
 	{"fetch.queue.backoff.ms", "5"},
@@ -122,8 +122,8 @@ ks_consumer_gap(const KsConsumer *consumer, const KsOffset *offset, const char *
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("subscription \"%s\": topic \"%s\", partition %d cannot be read on at offset " INT64_FORMAT ": %s",
 					NameStr(consumer->subscription->name), offset->topic, offset->partition, offset->stored, reason),
-			 errhint("Messages may have been lost. Rebuild the subscription's target, or go on elsewhere with "
-					 "kafka.seek_subscription.")));
+			 errhint("Messages may have been lost. Rebuild the target (empty it and seek to 'earliest'), or go on elsewhere "
+					 "with kafka.seek_subscription().")));
 }
 
 /* Says what keeps us from reading. The state is set by the main loop. */

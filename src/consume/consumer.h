@@ -6,6 +6,7 @@
 #ifndef KS_CONSUMER_H
 #define KS_CONSUMER_H
 
+#include "compat/pg_compat.h"
 #include "consume/offsets.h"
 #include "control/catalog.h"
 #include "datatype/timestamp.h"
@@ -59,6 +60,6 @@ extern void ks_consumer_handle_event(KsConsumer *consumer, rd_kafka_event_t *eve
 /* Destroys the event that was being handled (c->event), if any. */
 extern void ks_consumer_event_done(KsConsumer *consumer);
 /* ERROR: the position of a partition cannot be read any more, for the reason given. */
-extern void ks_consumer_gap(const KsConsumer *consumer, const KsOffset *offset, const char *reason) pg_attribute_noreturn();
+pg_noreturn extern void ks_consumer_gap(const KsConsumer *consumer, const KsOffset *offset, const char *reason);
 
 #endif							/* KS_CONSUMER_H */

@@ -159,6 +159,9 @@ report(Subscriber *s)
 		o->reported_high = high;
 	}
 	pg_atomic_write_u64(&ks_my_worker->lag_messages, ks_log_ends_lag(s->offsets));
+	/* nothing left to do: whatever went wrong before is over */
+	if (ks_my_worker->failures > 0 && pg_atomic_read_u64(&ks_my_worker->lag_messages) == 0)
+		ks_worker_progress();
 }
 
 /* Sets the state that status views show. */

@@ -63,8 +63,6 @@ static const KsOptionDef option_table[] = {
 	{KS_OPT_BINARY_MODE, "binary.handling.mode", KS_PUBLISHER, KS_TYPE_ENUM, "bytes", 0, 0,
 		"bytes | base64 | base64-url-safe | hex",
 	"Format debezium: encoding of bytea."},
-	{KS_OPT_SNAPSHOT_FETCH, "snapshot.fetch.size", KS_PUBLISHER, KS_TYPE_INT, "10000", 1, 10000000, NULL,
-	"Rows between two looks at interrupts and progress during a snapshot."},
 	{KS_OPT_MAX_BATCH_ROWS, "max_batch_rows", KS_SUBSCRIPTION, KS_TYPE_INT, "10000", 1, 1000000, NULL,
 	"Most messages that one transaction applies."},
 	{KS_OPT_MAX_BATCH_WAIT, "max_batch_wait", KS_SUBSCRIPTION, KS_TYPE_INT, "0", 0, 60000, NULL,

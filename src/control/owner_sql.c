@@ -4,6 +4,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "compat/pg_compat.h"
 #include "control/definitions.h"
 #include "control/shmem.h"
 #include "kafka/properties.h"
@@ -56,7 +57,7 @@ ks_set_owner(PG_FUNCTION_ARGS)
 		server = NameStr(s->server);
 		ks_subscription_lock(id, true);
 	}
-	check_is_member_of_role(GetUserId(), owner);
+	ks_check_can_set_role(GetUserId(), owner);
 	(void) ks_server_open(server, owner);
 	values[0] = Int64GetDatum(id);
 	values[1] = ObjectIdGetDatum(owner);
@@ -66,6 +67,5 @@ ks_set_owner(PG_FUNCTION_ARGS)
 							  2, types, values, NULL);
 	if (publisher)
 		CacheInvalidateRelcacheByRelid(ks_catalog_relid("publisher"));
-	ks_rescan_at_commit();
 	PG_RETURN_VOID();
 }

@@ -218,7 +218,6 @@ ks_create_publisher(PG_FUNCTION_ARGS)
 		ereport(NOTICE,
 				(errmsg("publisher \"%s\" is paused and has no replication slot yet", name),
 				 errhint("It publishes changes from the moment of kafka.resume_publisher on.")));
-	ks_rescan_at_commit();
 	PG_RETURN_VOID();
 }
 
@@ -261,7 +260,6 @@ ks_alter_publisher(PG_FUNCTION_ARGS)
 	(void) ks_catalog_execute("UPDATE kafka.publisher SET options = $2, publication = $3, server = $4, version = version + 1 "
 							  "WHERE id = $1", 4, types, values, NULL);
 	invalidate_publishers();
-	ks_rescan_at_commit();
 	PG_RETURN_VOID();
 }
 
@@ -282,7 +280,6 @@ ks_drop_publisher(PG_FUNCTION_ARGS)
 	values[0] = Int64GetDatum(ks_own_publisher(name)->id);
 	(void) ks_catalog_execute("DELETE FROM kafka.publisher WHERE id = $1", 1, types, values, NULL);
 	invalidate_publishers();
-	ks_rescan_at_commit();
 	PG_RETURN_VOID();
 }
 
@@ -299,7 +296,6 @@ ks_pause_publisher(PG_FUNCTION_ARGS)
 	values[0] = Int64GetDatum(p->id);
 	(void) ks_catalog_execute("UPDATE kafka.publisher SET enabled = false, version = version + 1 WHERE id = $1",
 							  1, types, values, NULL);
-	ks_rescan_at_commit();
 	PG_RETURN_VOID();
 }
 
@@ -346,7 +342,6 @@ ks_resume_publisher(PG_FUNCTION_ARGS)
 							  "snapshot_state = CASE WHEN id <> $2 AND snapshot <> 'never' THEN 'pending' ELSE snapshot_state END "
 							  "WHERE id = $1", 6, types, values, NULL);
 	invalidate_publishers();
-	ks_rescan_at_commit();
 	PG_RETURN_VOID();
 }
 
@@ -458,6 +453,5 @@ ks_set_topic(PG_FUNCTION_ARGS)
 	CacheInvalidateRelcache(rel);
 	invalidate_publishers();
 	table_close(rel, NoLock);
-	ks_rescan_at_commit();
 	PG_RETURN_VOID();
 }

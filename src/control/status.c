@@ -282,7 +282,7 @@ stored_offset(int64 id, const char *topic, int32 partition)
 	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(topic));
 	keys[1].sk_collation = TupleDescAttr(RelationGetDescr(rel), 1)->attcollation;
 	ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(partition));
-	scan = systable_beginscan(rel, RelationGetPrimaryKeyIndex(rel), true, snapshot, 3, keys);
+	scan = systable_beginscan(rel, ks_primary_key_index(rel), true, snapshot, 3, keys);
 	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
 		offset = DatumGetInt64(heap_getattr(tuple, 4, RelationGetDescr(rel), &isnull));
 	systable_endscan(scan);

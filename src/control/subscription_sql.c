@@ -13,6 +13,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
+#include "compat/pg_compat.h"
 #include "control/definitions.h"
 #include "control/shmem.h"
 #include "kafka/log_position.h"
@@ -57,7 +58,7 @@ text_list(ArrayType *array, const char *what, int *count)
 			if (strcmp(result[i], result[j]) == 0)
 				ereport(ERROR,
 						(errcode(ERRCODE_DUPLICATE_OBJECT),
-						 errmsg("%s names \"%s\" twice", what, result[i])));
+						 errmsg("\"%s\" appears twice in %s", result[i], what)));
 	}
 	return result;
 }
@@ -196,7 +197,7 @@ check_target(Oid relid, List *asked_key)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" cannot be a target", RelationGetRelationName(rel))));
-	if (!is_member_of_role(GetUserId(), rel->rd_rel->relowner))
+	if (!ks_member_can_set_role(GetUserId(), rel->rd_rel->relowner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be able to SET ROLE to the owner of table \"%s\"", RelationGetRelationName(rel)),
@@ -359,7 +360,6 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 								  "VALUES ($1, $2::pg_catalog.regclass, $3, $4)", 4, target_types, target_values, NULL);
 	}
 	store_start(id, server, GetUserId(), topics, ntopics, start, parsed->text_value[KS_OPT_PARTITIONS]);
-	ks_rescan_at_commit();
 	PG_RETURN_VOID();
 }
 
@@ -451,7 +451,6 @@ ks_alter_subscription(PG_FUNCTION_ARGS)
 	values[2] = NameGetDatum(&server);
 	(void) ks_catalog_execute("UPDATE kafka.subscription SET options = $2, server = $3, topics = coalesce($4, topics), "
 							  "version = version + 1 WHERE id = $1", 4, types, values, nulls);
-	ks_rescan_at_commit();
 	PG_RETURN_VOID();
 }
 
@@ -474,7 +473,6 @@ ks_drop_subscription(PG_FUNCTION_ARGS)
 	ks_subscription_lock(s->id, true);
 	values[0] = Int64GetDatum(s->id);
 	(void) ks_catalog_execute("DELETE FROM kafka.subscription WHERE id = $1", 1, types, values, NULL);
-	ks_rescan_at_commit();
 	PG_RETURN_VOID();
 }
 
@@ -495,7 +493,6 @@ set_enabled(FunctionCallInfo fcinfo, bool enabled)
 	values[3] = Int64GetDatum(enabled ? (int64) MyDatabaseId : s->database_oid);
 	(void) ks_catalog_execute("UPDATE kafka.subscription SET enabled = $2, version = version + 1, system_identifier = $3, "
 							  "database_oid = $4 WHERE id = $1", 4, types, values, NULL);
-	ks_rescan_at_commit();
 }
 
 /* kafka.pause_subscription(name): durable. */
@@ -529,7 +526,6 @@ ks_seek_subscription(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 	Oid			types[4] = {INT8OID, TEXTOID, INT4OID, INT8OID};
 	Datum		values[4];
-	bool		single = start[strspn(start, " \t\n")] == '{';
 
 	ks_shmem_require();
 	s = ks_own_subscription(name);
@@ -543,8 +539,8 @@ ks_seek_subscription(PG_FUNCTION_ARGS)
 
 		if (!ks_partition_selected(s->options->text_value[KS_OPT_PARTITIONS], p->partition))
 			continue;
-		if (single && p->offset < 0)
-			continue;			/* not named */
+		if (!p->named)
+			continue;			/* stays where it is */
 		if (strcmp(start, "earliest") == 0 && p->low > 0 && !force)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -561,6 +557,5 @@ ks_seek_subscription(PG_FUNCTION_ARGS)
 								  4, types, values, NULL);
 	}
 	(void) ks_catalog_execute("UPDATE kafka.subscription SET version = version + 1 WHERE id = $1", 1, types, values, NULL);
-	ks_rescan_at_commit();
 	PG_RETURN_VOID();
 }

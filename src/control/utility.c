@@ -91,7 +91,6 @@ follow_rename(RenameStmt *statement)
 								  "WHERE server OPERATOR(pg_catalog.=) $1", 2, types, values, NULL);
 	}
 	CacheInvalidateRelcacheByRelid(ks_catalog_relid("publisher"));
-	ks_rescan_at_commit();
 }
 
 /* The behaviour of a DROP statement, else what is in force. */
@@ -140,11 +139,13 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree, Process
 		ks_rescan_now(InvalidOid);
 }
 
-/* Appends "publisher x" or "subscription x" to a list in words. */
+/* Appends "publisher x" or "subscription x" to a list in words, and has its worker find out if the drop commits. */
 static void
-add_user(StringInfo users, const char *kind, const char *name)
+add_user(StringInfo users, KsWorkerKind kind, int64 id, const char *name)
 {
-	appendStringInfo(users, "%s%s \"%s\"", users->len ? ", " : "", kind, name);
+	appendStringInfo(users, "%s%s \"%s\"", users->len ? ", " : "",
+					 kind == KS_WORKER_PUBLISHER ? "publisher" : "subscription", name);
+	ks_restart_at_commit(kind, id);
 }
 
 /* Collects in words the definitions that use an object about to be dropped. */
@@ -169,7 +170,7 @@ find_users(Oid class, Oid object, StringInfo users)
 		if ((class == ForeignServerRelationId && strcmp(NameStr(p->server), name) == 0) ||
 			(class == PublicationRelationId && strcmp(NameStr(p->publication), name) == 0) ||
 			(class == AuthIdRelationId && p->owner == object))
-			add_user(users, "publisher", NameStr(p->name));
+			add_user(users, KS_WORKER_PUBLISHER, p->id, NameStr(p->name));
 	}
 	foreach(lc, subscriptions)
 	{
@@ -177,11 +178,21 @@ find_users(Oid class, Oid object, StringInfo users)
 
 		if ((class == ForeignServerRelationId && strcmp(NameStr(s->server), name) == 0) ||
 			(class == AuthIdRelationId && s->owner == object))
-			add_user(users, "subscription", NameStr(s->name));
+			add_user(users, KS_WORKER_SUBSCRIPTION, s->id, NameStr(s->name));
 		foreach(lt, s->targets)
 			if (class == RelationRelationId && ((KsTarget *) lfirst(lt))->relid == object)
-				add_user(users, "subscription", NameStr(s->name));
+				add_user(users, KS_WORKER_SUBSCRIPTION, s->id, NameStr(s->name));
 	}
+}
+
+/* Names an object for messages: "table public.t". */
+static char *
+describe(Oid class, Oid object)
+{
+	ObjectAddress address;
+
+	ObjectAddressSet(address, class, object);
+	return getObjectDescription(&address, false);
 }
 
 static void
@@ -210,12 +221,11 @@ object_access(ObjectAccessType access, Oid class, Oid object, int sub, void *arg
 	if (drop_behavior == DROP_RESTRICT || class == AuthIdRelationId)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-				 errmsg("cannot drop it because pg_kafka_sync uses it"),
+				 errmsg("cannot drop %s because pg_kafka_sync uses it", describe(class, object)),
 				 errdetail("It is used by %s.", users.data),
 				 class == AuthIdRelationId
-				 ? errhint("Drop them first, or give them to another role with kafka.set_owner.")
-				 : errhint("Drop them first, or use DROP ... CASCADE, which leaves them in state error.")));
-	ks_rescan_at_commit();
+				 ? errhint("Drop what uses it first, or give it to another role with kafka.set_owner.")
+				 : errhint("Drop what uses it first, or use DROP ... CASCADE, which leaves that in state error.")));
 }
 
 /* Installs the hooks; called from _PG_init while preloading. */

@@ -119,7 +119,8 @@ ks_worker_attach(Datum main_arg, KsWorkerKind kind)
 	{
 		w->pid = MyProcPid;
 		w->latch = &MyProc->procLatch;
-		w->state = KS_STATE_STARTING;
+		if (w->failures == 0)
+			w->state = KS_STATE_STARTING;
 		w->detail[0] = '\0';
 		memset(w->problems, 0, sizeof(w->problems));
 		w->started_at = GetCurrentTimestamp();
@@ -195,6 +196,10 @@ ks_worker_run(void (*body) (void))
 	PG_END_TRY();
 }
 
+/* What the worker last said of itself, while "error" is still shown. */
+static KsWorkerState said_state;
+static char said_detail[KS_DETAIL_SIZE];
+
 /* Sets state, detail and the pg_stat_activity text; cheap when nothing changed. */
 void
 ks_worker_set_state(KsWorkerState state, const char *detail)
@@ -205,6 +210,14 @@ ks_worker_set_state(KsWorkerState state, const char *detail)
 
 	if (detail == NULL)
 		detail = "";
+	said_state = state;
+	strlcpy(said_detail, detail, sizeof(said_detail));
+	/* a worker that only begins again after an error has not got over it yet: that takes progress */
+	if (w->failures > 0 && (state == KS_STATE_STARTING || state == KS_STATE_STREAMING))
+	{
+		state = KS_STATE_ERROR;
+		detail = "trying again";
+	}
 	/* only this process writes them */
 	changed = w->state != state || strncmp(w->detail, detail, sizeof(w->detail) - 1) != 0;
 	if (changed)
@@ -255,6 +268,13 @@ ks_worker_progress(void)
 		LWLockAcquire(ks_shared->lock, LW_EXCLUSIVE);
 		w->failures = 0;
 		LWLockRelease(ks_shared->lock);
+		if (w->state == KS_STATE_ERROR)
+		{
+			char		detail[KS_DETAIL_SIZE];
+
+			strlcpy(detail, said_detail, sizeof(detail));
+			ks_worker_set_state(said_state, detail);
+		}
 	}
 	ConditionVariableBroadcast(&w->progress);
 }

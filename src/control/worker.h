@@ -5,7 +5,8 @@
  * State machine (shown by the *_status views):
  *   starting -> waiting | snapshot | streaming -> finished
  *   any -> retrying (Kafka or a remote side cannot be reached; the worker stays)
- *   any -> error (the worker ended with an ERROR; the launcher starts it again after a capped, jittered back-off)
+ *   any -> error (the worker ended with an ERROR; the launcher starts it again after a capped, jittered back-off;
+ *          shown until the worker makes progress)
  *   paused: not enabled; no worker
  */
 #ifndef KS_WORKER_H
@@ -121,7 +122,10 @@ extern void ks_worker_set_state(KsWorkerState state, const char *detail);
 extern void ks_worker_note_error(const char *message);
 /* A line in kafka.problems while this worker lives; slot 0..KS_PROBLEMS-1, message NULL clears it. */
 extern void ks_worker_set_problem(int slot, const char *message);
-/* Streaming made progress: the back-off starts anew; wakes waiters of wait_for_*. */
+/*
+ * The worker moved on, or has nothing left to do: an error is over and the back-off starts anew; wakes waiters of
+ * wait_for_*.
+ */
 extern void ks_worker_progress(void);
 /* Publishes log ends of a partition for kafka.subscription_offsets. */
 extern void ks_partition_report(const char *topic, int32 partition, int64 next_offset, int64 high, int64 stable);

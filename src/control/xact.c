@@ -4,13 +4,46 @@
  */
 #include "postgres.h"
 
+#include <signal.h>
+
 #include "access/transam.h"
 #include "access/xact.h"
+#include "commands/trigger.h"
 #include "control/shmem.h"
 #include "control/xact.h"
+#include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/pg_list.h"
+#include "utils/memutils.h"
 
 static bool rescan_wanted = false;
+
+/* Workers to begin anew; in TopTransactionContext. */
+typedef struct Restart
+{
+	KsWorkerKind kind;
+	int64		object_id;
+} Restart;
+
+static List *restarts = NIL;
+
+/* Ends the workers that are to begin anew; the launcher starts them again. */
+static void
+end_workers(void)
+{
+	ListCell   *lc;
+
+	LWLockAcquire(ks_shared->lock, LW_EXCLUSIVE);
+	foreach(lc, restarts)
+	{
+		Restart    *r = lfirst(lc);
+		KsWorker   *w = ks_worker_find(MyDatabaseId, r->kind, r->object_id);
+
+		if (w && w->pid != 0)
+			kill(w->pid, SIGTERM);
+	}
+	LWLockRelease(ks_shared->lock);
+}
 
 /*
  * Sets the latches of all publishers of this database.  No lock: a latch lives in shared memory for ever, and waking
@@ -41,6 +74,9 @@ xact_callback(XactEvent event, void *arg)
 				return;
 			if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
 				ks_wake_publishers();
+			if (restarts != NIL)
+				end_workers();
+			restarts = NIL;
 			if (rescan_wanted)
 			{
 				rescan_wanted = false;
@@ -50,6 +86,7 @@ xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
 			rescan_wanted = false;
+			restarts = NIL;
 			break;
 		default:
 			break;
@@ -61,6 +98,33 @@ void
 ks_rescan_at_commit(void)
 {
 	rescan_wanted = true;
+}
+
+PG_FUNCTION_INFO_V1(ks_definitions_changed);
+
+/* kafka.definitions_changed(): statement trigger of the definitions' tables. */
+Datum
+ks_definitions_changed(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("kafka.definitions_changed() is a trigger function")));
+	ks_rescan_at_commit();
+	return PointerGetDatum(NULL);
+}
+
+/* Asks that the worker of an object begins anew when the current transaction commits: what it uses is gone. */
+void
+ks_restart_at_commit(KsWorkerKind kind, int64 object_id)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+	Restart    *r = palloc(sizeof(Restart));
+
+	r->kind = kind;
+	r->object_id = object_id;
+	restarts = lappend(restarts, r);
+	MemoryContextSwitchTo(old);
 }
 
 /* Registers the callback; called from _PG_init while preloading, so every backend inherits it. */

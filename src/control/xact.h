@@ -4,7 +4,11 @@
 #ifndef KS_XACT_H
 #define KS_XACT_H
 
+#include "control/worker.h"
+
 /* Sets the latches of all publishers of this database. */
 extern void ks_wake_publishers(void);
+/* Ends the worker of an object when the current transaction commits; the launcher starts it anew. */
+extern void ks_restart_at_commit(KsWorkerKind kind, int64 object_id);
 
 #endif							/* KS_XACT_H */

@@ -109,37 +109,42 @@ encode_default(KsColumn *column, const char *expression)
 	return json.data;
 }
 
+/* encode_default, but NULL too for what is an error by itself or cannot be encoded: no row need ever have it. */
+static const char *
+encode_valid_default(KsColumn *column, const char *expression)
+{
+	MemoryContext context = CurrentMemoryContext;
+	const char *volatile json = NULL;
+
+	PG_TRY();
+	{
+		json = encode_default(column, expression);
+	}
+	PG_CATCH();
+	{
+		/* Plain computation holds no resources: no subtransaction is needed to go on. */
+		MemoryContextSwitchTo(context);
+		if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_DATA_EXCEPTION)
+			PG_RE_THROW();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return json;
+}
+
 /*
  * Fills column->schema_default and column->missing: what a NOT NULL column holds in a row of which only the key is
- * known.  A default that is an error by itself, or that cannot be encoded, counts as none: no row need ever have it.
+ * known.
  */
 void
 ks_debezium_default(KsColumn *column)
 {
 	TupleDesc	desc = column->rel->desc;
-	MemoryContext context = CurrentMemoryContext;
 
 	if (TupleDescAttr(desc, column->attribute)->attgenerated == '\0' && desc->constr != NULL)
-	{
 		for (int i = 0; i < desc->constr->num_defval; i++)
-		{
-			if (desc->constr->defval[i].adnum != column->attribute + 1)
-				continue;
-			PG_TRY();
-			{
-				column->schema_default = encode_default(column, desc->constr->defval[i].adbin);
-			}
-			PG_CATCH();
-			{
-				/* Plain computation holds no resources: no subtransaction is needed to go on. */
-				MemoryContextSwitchTo(context);
-				if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_DATA_EXCEPTION)
-					PG_RE_THROW();
-				FlushErrorState();
-			}
-			PG_END_TRY();
-		}
-	}
+			if (desc->constr->defval[i].adnum == column->attribute + 1)
+				column->schema_default = encode_valid_default(column, desc->constr->defval[i].adbin);
 	column->missing = !column->not_null ? "null" :
 		column->schema_default != NULL ? column->schema_default : column->zero;
 	column->missing_size = strlen(column->missing);

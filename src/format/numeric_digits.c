@@ -3,6 +3,7 @@
  */
 #include "postgres.h"
 
+#include "compat/pg_compat.h"
 #include "miscadmin.h"
 #include "utils/numeric.h"
 

@@ -13,13 +13,15 @@
 #include "utils/datetime.h"
 #include "utils/float.h"
 #include "utils/guc.h"
-#include "utils/pg_locale.h"
 #include "utils/timestamp.h"
 
 #include "compat/pg_compat.h"
 #include "format/format.h"
 #include "format/json_escape.h"
 #include "format/text_out.h"
+
+/* Of utils/pg_locale.h, which wants ICU's headers; Debian's PostgreSQL 17 and 18 come without them. */
+extern PGDLLIMPORT char *locale_monetary;
 
 const char	ks_two_digits[201] =
 "00010203040506070809" "10111213141516171819" "20212223242526272829" "30313233343536373839"

@@ -75,8 +75,7 @@ extern void ks_admin_pause(KsAdmin *admin, long ms);
 /* SQLSTATE for an error of Kafka or librdkafka. */
 extern int	ks_kafka_sqlstate(rd_kafka_resp_err_t err);
 /* ERROR "could not <what>", in the terms of err and with Kafka's own words if there are any; never returns. */
-extern void ks_kafka_error(const KsAdmin *admin, rd_kafka_resp_err_t err, const char *detail, const char *what)
-			pg_attribute_noreturn();
+pg_noreturn extern void ks_kafka_error(const KsAdmin *admin, rd_kafka_resp_err_t err, const char *detail, const char *what);
 
 /* arguments.c */
 

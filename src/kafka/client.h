@@ -9,6 +9,7 @@
 
 #include <librdkafka/rdkafka.h>
 
+#include "compat/pg_compat.h"
 #include "lib/ilist.h"
 #include "kafka/properties.h"
 
@@ -69,6 +70,6 @@ extern void ks_client_call(KsClient *client, void (*run) (rd_kafka_t *rk, void *
 extern void ks_client_scrub(const KsClient *client, const char *text, char *dst, Size size);
 
 /* ERROR for a server of which no broker answers, or which refuses our login (errors.c). */
-extern void ks_unreachable_error(const KsClient *client) pg_attribute_noreturn();
+pg_noreturn extern void ks_unreachable_error(const KsClient *client);
 
 #endif							/* KS_CLIENT_H */

@@ -4,6 +4,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_collation.h"
+#include "compat/pg_compat.h"
 #include "kafka/admin.h"
 #include "kafka/log_position.h"
 #include "utils/builtins.h"
@@ -28,7 +29,7 @@ typedef struct Start
 } Start;
 
 /* ERROR: "start" is none. */
-static void start_error(const char *start, const char *detail) pg_attribute_noreturn();
+pg_noreturn static void start_error(const char *start, const char *detail);
 
 static void
 start_error(const char *start, const char *detail)
@@ -346,6 +347,7 @@ set_offset(const KsServer *server, List *positions, const char *start, const cha
 				 errdetail("The partition begins at %lld and ends at %lld.",
 						   (long long) position->low, (long long) position->stable)));
 	position->offset = offset;
+	position->named = true;
 }
 
 /* Sets the offsets that "start" gives; the other partitions keep their beginning. ERROR as set_offset. */
@@ -407,6 +409,7 @@ resolve(KsAdmin *admin, List *positions, const char *text, const Start *start)
 		position->low = offset_in(low, position);
 		position->stable = offset_in(stable, position);
 		position->offset = position->low;
+		position->named = start->kind != START_OFFSETS;
 		if (start->kind == START_LATEST)
 			position->offset = position->stable;
 		if (start->kind == START_TIMESTAMP)

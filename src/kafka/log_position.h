@@ -16,6 +16,7 @@ typedef struct KsPartitionPosition
 	int64		low;
 	int64		stable;			/* last stable offset (read_committed end) */
 	int64		offset;			/* the resolved start */
+	bool		named;			/* false: a JSON start does not name this partition (offset is then its beginning) */
 } KsPartitionPosition;
 
 /*

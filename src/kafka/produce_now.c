@@ -7,6 +7,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "compat/pg_compat.h"
 #include "funcapi.h"
 #include "kafka/admin.h"
 #include "mb/pg_wchar.h"
@@ -159,10 +160,14 @@ check_topic(SessionProducer *producer, const char *topic, int partition)
 
 /* ERROR for a message that was not delivered; "err" says why. */
 static void
-delivery_error(SessionProducer *producer, const char *topic, rd_kafka_resp_err_t err, const char *reason)
+delivery_error(SessionProducer *producer, const char *topic, int partition, rd_kafka_resp_err_t err, const char *reason)
 {
 	KsAdmin		admin = {&producer->server, producer->client, NULL};
 
+	if (err == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION && partition >= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("topic \"%s\" has no partition %d", topic, partition)));
 	if (err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
@@ -176,7 +181,7 @@ delivery_error(SessionProducer *producer, const char *topic, rd_kafka_resp_err_t
 
 /* Waits for the delivery report of the one message that is on its way. ERROR unless it was acknowledged. */
 static void
-wait_delivery(SessionProducer *producer, const char *topic, int32 *partition, int64 *offset)
+wait_delivery(SessionProducer *producer, const char *topic, int partition, int32 *partition_sent, int64 *offset)
 {
 	KsClient   *client = producer->client;
 	TimestampTz start = GetCurrentTimestamp();
@@ -194,12 +199,12 @@ wait_delivery(SessionProducer *producer, const char *topic, int32 *partition, in
 			if (rd_kafka_event_type(event) == RD_KAFKA_EVENT_DR && (message = rd_kafka_event_message_next(event)) != NULL)
 			{
 				err = message->err;
-				*partition = message->partition;
+				*partition_sent = message->partition;
 				*offset = message->offset;
 				rd_kafka_event_destroy(event);
 				producer->busy = false;
 				if (err)
-					delivery_error(producer, topic, err, NULL);
+					delivery_error(producer, topic, partition, err, NULL);
 				client->last_error[0] = '\0';
 				client->last_err = RD_KAFKA_RESP_ERR_NO_ERROR;
 				return;
@@ -214,11 +219,11 @@ wait_delivery(SessionProducer *producer, const char *topic, int32 *partition, in
 			}
 			rd_kafka_event_destroy(event);
 			if (err)
-				delivery_error(producer, topic, err, reason);
+				delivery_error(producer, topic, partition, err, reason);
 		}
 		ks_client_drain_log(client);
 		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), DELIVERY_MS + 1000))
-			delivery_error(producer, topic, RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, NULL);
+			delivery_error(producer, topic, partition, RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, NULL);
 		ks_client_wait(client, 1000, WAIT_NAME);
 	}
 }
@@ -260,7 +265,7 @@ add_header(rd_kafka_headers_t *headers, const char *name, const JsonbValue *valu
 }
 
 /* ERROR: this jsonb describes no headers. */
-static void headers_error(void) pg_attribute_noreturn();
+pg_noreturn static void headers_error(void);
 
 static void
 headers_error(void)
@@ -319,7 +324,6 @@ add_headers(rd_kafka_headers_t *headers, Jsonb *jsonb)
 static void
 send_message(SessionProducer *producer, const char *topic, Part key, Part value, Jsonb *jsonb, int partition)
 {
-	KsAdmin		admin = {&producer->server, producer->client, NULL};
 	rd_kafka_headers_t *headers = rd_kafka_headers_new(8);
 	rd_kafka_resp_err_t err;
 
@@ -350,7 +354,7 @@ send_message(SessionProducer *producer, const char *topic, Part key, Part value,
 		rd_kafka_headers_destroy(headers);
 		if (err == RD_KAFKA_RESP_ERR__FATAL)
 			err = rd_kafka_fatal_error(producer->client->rk, reason, sizeof(reason));
-		ks_kafka_error(&admin, err, reason, psprintf("produce to topic \"%s\"", topic));
+		delivery_error(producer, topic, partition, err, reason);
 	}
 	producer->busy = true;
 }
@@ -423,7 +427,7 @@ produce_now(FunctionCallInfo fcinfo, bool is_text)
 		producer = open_producer(server, GetUserId());
 		check_topic(producer, topic, partition);
 		send_message(producer, topic, key, value, PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4), partition);
-		wait_delivery(producer, topic, &partition_sent, &offset);
+		wait_delivery(producer, topic, partition, &partition_sent, &offset);
 	}
 	PG_CATCH();
 	{

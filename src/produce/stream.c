@@ -77,6 +77,9 @@ report(XLogRecPtr flushed, bool idle)
 		pg_atomic_write_u64(&ks_my_worker->acked_lsn, shown);
 		ks_worker_progress();
 	}
+	/* nothing left to do: whatever went wrong before is over */
+	else if (!XLogRecPtrIsInvalid(flushed) && ks_my_worker->failures > 0 && ks_ledger_is_empty(ledger))
+		ks_worker_progress();
 }
 
 /* WAL is read up to its end: waits for more, or for acknowledgements. */
@@ -119,7 +122,7 @@ unknown_topic(void *arg, const KsRelation *rel)
 	strlcpy(ks_my_worker->wanted_topic, rel->topic, sizeof(ks_my_worker->wanted_topic));
 	ks_my_worker->wanted_relation = rel->relid;
 	ks_my_worker->wanted_keyed = rel->nkeys > 0;
-	ereport(LOG, (errmsg("publisher \"%s\" prepares topic \"%s\"", NameStr(ks_my_worker->name), rel->topic)));
+	ereport(LOG, (errmsg("publisher \"%s\" prepares topic \"%s\"", NameStr(ks_my_worker->name), rel->topic), errhidecontext(true)));
 	end_for_restart(true);
 }
 
@@ -169,6 +172,8 @@ ks_stream(const KsPublisher *publisher, KsSource *source, KsProducer *producer)
 	stream.reader = ks_slot_reader_open(NameStr(publisher->slot_name), NameStr(publisher->name), &pipeline,
 										wait_for_wal, NULL);
 	stream.read = ks_slot_reader_confirmed(stream.reader);
+	stream.acked = stream.read;
+	pg_atomic_write_u64(&ks_my_worker->acked_lsn, stream.acked);
 	ks_producer_ledger(producer)->safe_lsn = stream.read;
 	before_shmem_exit(confirm_at_exit, (Datum) 0);
 	ks_producer_set_state(producer, KS_STATE_STREAMING, NULL);

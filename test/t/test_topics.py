@@ -195,6 +195,25 @@ def test_alter_topic_by_two_sessions_at_once(db, kafka):
     kafka.delete_topic(name)
 
 
+def test_partitions_of_a_published_topic_stay(db, kafka, topic):
+    """Keys are spread over them: another number would break their order."""
+    db.q("CREATE TABLE t (id int PRIMARY KEY)")
+    db.q("CREATE PUBLICATION pub FOR TABLE t")
+    db.q("SELECT kafka.create_publisher('p', 'kafka', 'pub', enabled => false)")
+    db.q("INSERT INTO kafka.publisher_topic SELECT id, %s, 3 FROM kafka.publisher", topic)
+    with pytest.raises(psycopg.errors.ObjectInUse) as error:
+        db.q("SELECT kafka.alter_topic('kafka', %s, 4)", topic)
+    assert 'Publisher "p"' in error.value.diag.message_detail and error.value.diag.message_hint
+    assert kafka.partitions(topic) == 3
+    db.q("SELECT kafka.alter_topic('kafka', %s, 3, '{\"retention.ms\": 60000}')", topic)
+    # The same name on another cluster, or for a publisher that is gone, is no matter.
+    db.create_server(kafka, "same_cluster")
+    db.q("SELECT kafka.alter_topic('same_cluster', %s, 4)", topic)
+    db.q("SELECT kafka.drop_publisher('p')")
+    db.q("SELECT kafka.alter_topic('kafka', %s, 5)", topic)
+    assert kafka.partitions(topic) == 5
+
+
 def test_topic_is_there_and_gone_when_the_call_returns(db, kafka):
     for _ in range(5):
         name = kafka.new_topic_name()
