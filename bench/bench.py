@@ -208,8 +208,8 @@ def subscription(name):
 
 
 def create_subscription(name, topic, table):
-    target.run("SELECT kafka.create_subscription(%s, 'kafka', ARRAY[%s], %s::regclass, format => %s)", name, topic, table,
-               setting.FORMAT)
+    target.run("SELECT kafka.create_subscription(%s, 'kafka', ARRAY[%s], %s::regclass, format => %s, options => %s)", name,
+               topic, table, setting.FORMAT, Jsonb(setting.SUBSCRIPTION_OPTIONS))
 
 
 def empty_target(table):

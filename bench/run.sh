@@ -8,6 +8,7 @@
 #   BENCH_ONLY       a choice of: drain transactions snapshot apply latency (all)
 #   BENCH_FORMAT     debezium (default) or json
 #   BENCH_OPTIONS    options (JSON) of every publisher; librdkafka properties among them go to the raw producer too
+#   BENCH_SUBSCRIPTION_OPTIONS   the same for subscriptions
 #   BENCH_PROFILE    a folder: perf records of the workers go there
 #   KEEP=1           leaves the scratch folder, with the servers' logs
 # Results: the terminal, and bench/results/<time>.txt and .json.

@@ -10,6 +10,7 @@ import psycopg
 RUNS = int(os.environ.get("BENCH_RUNS") or 3)
 FORMAT = os.environ.get("BENCH_FORMAT") or "debezium"
 OPTIONS = json.loads(os.environ.get("BENCH_OPTIONS") or "{}")
+SUBSCRIPTION_OPTIONS = json.loads(os.environ.get("BENCH_SUBSCRIPTION_OPTIONS") or "{}")
 SCRATCH = Path(os.environ["BENCH_SCRATCH"])
 PG_BIN = Path(os.environ["BENCH_PG_BIN"])
 PROFILE = os.environ.get("BENCH_PROFILE")

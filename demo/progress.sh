@@ -15,31 +15,34 @@ commas() {
   REPLY=$n$REPLY
 }
 
-# Reads where everything is: the replay's clock, the publisher in ops, one row per subscription in boards.
+# Asks where everything is: the replay's clock and the publisher in ops; in boards, for every topic, how many events
+# Kafka has and how many of them are committed here.
 sample() {
-  local line name state ahead behind done_ now micros
+  local line lines name state events done_ now micros
   line=$(value ops "
     SELECT coalesce(to_char(clock AT TIME ZONE 'America/New_York', 'YYYY-MM-DD HH24:MI'), '-'),
            scheduled, departed, landed, cancelled, coalesce(lag_bytes, 0), state
       FROM replay.progress, kafka.publisher_status")
+  # Positions are those at the start of the query, log ends come after it: the lag is rather over- than understated.
+  lines=$(value boards "
+    SELECT s.name, s.state, t.messages, sum(o.next_offset)
+      FROM kafka.subscription_status s
+      JOIN kafka.subscription_offsets o ON o.subscription = s.name
+      JOIN kafka.list_topics('kafka1') t ON t.topic = o.topic
+     GROUP BY s.name, s.state, t.messages")
   IFS='|' read -r clock scheduled departed landed cancelled wal_lag state <<<"$line"
   no_error publisher "$state"
 
   now=${EPOCHREALTIME/[.,]/}
   micros=$((now - ${sampled_at:-0}))
   all_applied=0
-  while IFS='|' read -r name state ahead behind done_; do
+  while IFS='|' read -r name state events done_; do
     no_error "subscription $name" "$state"
     rate[$name]=0
     if [ -n "$sampled_at" ]; then rate[$name]=$(((done_ - ${applied[$name]}) * 1000000 / micros)); fi
-    published[$name]=$ahead applied[$name]=$done_ lag[$name]=$behind
+    published[$name]=$events applied[$name]=$done_ lag[$name]=$((events - done_))
     all_applied=$((all_applied + done_))
-  done < <(value boards "
-    SELECT s.name, s.state, sum(greatest(o.high_watermark, o.next_offset)),
-           sum(greatest(o.high_watermark - o.next_offset, 0)), s.rows
-      FROM kafka.subscription_status s
-      JOIN kafka.subscription_offsets o ON o.subscription = s.name
-     GROUP BY s.name, s.state, s.rows")
+  done <<<"$lines"
   sampled_at=$now
 }
 
@@ -53,12 +56,12 @@ no_error() { # WHO STATE
 }
 
 draw_table() {
-  local source target order cells number
-  commas "$scheduled"; cells="$REPLY scheduled"
-  commas "$departed"; cells+=", $REPLY departed"
-  commas "$landed"; cells+=", $REPLY landed"
-  commas "$cancelled"; cells+=", $REPLY cancelled"
-  printf '  New York %s   %s\033[K\n\033[K\n' "$clock" "$cells"
+  local source target order cells= number
+  for number in "$scheduled" "$departed" "$landed" "$cancelled"; do
+    commas "$number"; cells+=" $REPLY"
+  done
+  # shellcheck disable=SC2086
+  printf '  New York %s %9s scheduled %8s departed %8s landed %6s cancelled\033[K\n\033[K\n' "$clock" $cells
   printf '  %-34s %11s %11s %9s %8s\033[K\n' 'topic -> table' 'published' 'applied' 'events/s' 'lag'
   while read -r source target order; do
     cells=

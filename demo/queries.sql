@@ -1,4 +1,4 @@
-\echo The departures board of JFK on the evening of 8 February 2013, in a snowstorm: one range of the primary key
+\echo The departures board of JFK at noon on 8 February 2013, before the snowstorm: one range of the primary key
 SELECT to_char(local_dep, 'HH24:MI') AS departs, carrier || flight AS flight, coalesce(p.name, dest) AS "to",
        status, dep_delay AS late, w.temp, w.visib
   FROM departures d
@@ -15,7 +15,7 @@ SELECT a.name AS airline, count(*) AS flights, round(avg(dep_delay), 1) AS "minu
  GROUP BY a.name
  ORDER BY 3 DESC;
 
-\echo The day of the plane that flew most: an index on (tailnum, sched_dep)
+\echo The first trips of the plane that flew most: an index on (tailnum, sched_dep)
 SELECT to_char(d.local_dep, 'DD Mon HH24:MI') AS departs, d.carrier || d.flight AS flight, d.origin, d.dest, d.arr_delay,
        p.manufacturer, p.model, p.year
   FROM departures d JOIN planes p USING (tailnum)

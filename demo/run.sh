@@ -31,14 +31,19 @@ finish() {
   trap '' INT TERM HUP
   case $code in
     0) ;;
-    130 | 143) say "" "Interrupted: stopping the demo."; stop_demo ;;
+    130 | 143)
+      say ""
+      say "Interrupted: stopping the demo."
+      stop_demo
+      ;;
     *)
       say ""
       if [ -f "$scratch/pg/log/postgres.log" ]; then
         say "PostgreSQL's log ends with:"
         tail -n 20 "$scratch/pg/log/postgres.log" >&2
       fi
-      say "" "THE DEMO FAILED. Logs: $scratch/{pg,kafka}/log. 'make demo-stop' ends what still runs."
+      say ""
+      say "THE DEMO FAILED. Logs: $scratch/{pg,kafka}/log. 'make demo-stop' ends what still runs."
       ;;
   esac
   exit "$code"
@@ -143,17 +148,17 @@ compare_all() {
 }
 
 look_around() {
-  local seconds=$1 client="psql -h $PGHOST -p $PGPORT -U $PGUSER"
   commas "${applied[flights]}"
   cat <<EOF
 
-Source and target are equal: $REPLY flight events in $seconds s. Both servers go on running. Look around:
+Source and target are equal: $REPLY flight events in $took s. Both servers go on running. Look around:
 
-  $client -d boards -f $demo/queries.sql
-  $client -d ops -c "UPDATE flights SET tailnum = 'N00DEMO' WHERE (carrier, flight) = ('UA', 1545)"
-  $client -d boards -c "SELECT * FROM departures WHERE tailnum = 'N00DEMO' ORDER BY sched_dep LIMIT 5"
-  $client -d ops -x -c "TABLE kafka.publisher_status"
-  $client -d boards -x -c "TABLE kafka.subscription_status"
+  export PGHOST=$PGHOST PGPORT=$PGPORT PGUSER=$PGUSER
+  psql boards -f $demo/queries.sql
+  psql ops    -c "UPDATE flights SET dest = 'HAV' WHERE (carrier, flight) = ('UA', 15)"
+  psql boards -c "SELECT * FROM departures WHERE dest = 'HAV' ORDER BY sched_dep LIMIT 5"
+  psql ops    -x -c "TABLE kafka.publisher_status"
+  psql boards -x -c "TABLE kafka.subscription_status"
   kcat -b $KAFKA_BOOTSTRAP -C -t ops.public.flights -o -1 -e -q
 
 End it with: make demo-stop
@@ -176,4 +181,4 @@ replay
 took=$((SECONDS - replay_began))
 step "Comparing source and target, row by row over all columns"
 compare_all
-look_around "$took"
+look_around

@@ -34,7 +34,8 @@ CREATE VIEW kafka.publisher_status WITH (security_barrier) AS
 SELECT p.name,
        p.owner,
        coalesce(w.state, CASE WHEN p.enabled THEN 'waiting' ELSE 'paused' END) AS state,
-       coalesce(w.detail, kafka.launcher_message()) AS detail,
+       coalesce(w.detail, CASE WHEN w.id IS NULL OR (w.pid IS NULL AND kafka.launcher_message() NOT LIKE 'no room%')
+                               THEN kafka.launcher_message() END) AS detail,
        w.pid,
        p.server,
        p.publication,
@@ -47,7 +48,8 @@ SELECT p.name,
        CASE WHEN pg_is_in_recovery() OR coalesce(w.acked_lsn, w.confirmed_lsn, s.confirmed_flush_lsn) IS NULL THEN NULL
             ELSE greatest(pg_current_wal_flush_lsn() - coalesce(w.acked_lsn, w.confirmed_lsn, s.confirmed_flush_lsn), 0)
        END::bigint AS lag_bytes,
-       CASE WHEN w.acked_lsn >= pg_current_wal_flush_lsn() THEN interval '0'
+       CASE WHEN pg_is_in_recovery() THEN NULL
+            WHEN w.acked_lsn >= pg_current_wal_flush_lsn() THEN interval '0'
             ELSE clock_timestamp() - w.last_commit_time END AS lag_time,
        coalesce(w.rows, 0) AS rows,
        coalesce(w.bytes, 0) AS bytes,
@@ -92,7 +94,8 @@ CREATE VIEW kafka.subscription_status WITH (security_barrier) AS
 SELECT s.name,
        s.owner,
        coalesce(w.state, CASE WHEN s.enabled THEN 'waiting' ELSE 'paused' END) AS state,
-       coalesce(w.detail, kafka.launcher_message()) AS detail,
+       coalesce(w.detail, CASE WHEN w.id IS NULL OR (w.pid IS NULL AND kafka.launcher_message() NOT LIKE 'no room%')
+                               THEN kafka.launcher_message() END) AS detail,
        w.pid,
        s.server,
        s.topics,
@@ -146,7 +149,9 @@ SELECT o.kind, o.name, x.problem
         UNION ALL
         SELECT 'state ' || w.state || ': ' || w.detail WHERE w.state IN ('waiting', 'retrying') AND w.detail IS NOT NULL
         UNION ALL
-        SELECT kafka.launcher_message() WHERE o.enabled AND kafka.launcher_message() IS NOT NULL
+        SELECT kafka.launcher_message()
+         WHERE o.enabled AND w.pid IS NULL AND w.detail IS NULL
+           AND (w.id IS NULL OR kafka.launcher_message() NOT LIKE 'no room%')
        ) x
  WHERE x.problem IS NOT NULL
    AND (pg_has_role(o.owner::oid, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE'));

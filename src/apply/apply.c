@@ -97,7 +97,9 @@ write_rows(KsApply *a, const KsMessage *messages, int count)
 	int			save_context;
 	int			nest_level;
 
+	a->opening = true;
 	ks_target_open(t);
+	a->opening = false;
 	AfterTriggerSetState(&all_immediate);
 	GetUserIdAndSecContext(&save_user, &save_context);
 	SetUserIdAndSecContext(t->owner, save_context | SECURITY_RESTRICTED_OPERATION);
@@ -124,6 +126,7 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, bo
 	bool		ours;
 
 	*moved = false;
+	a->opening = false;
 	a->batch->current = -1;
 	PG_TRY();
 	{
@@ -244,7 +247,7 @@ after_failure(KsApply *a, const KsMessage *m, int count, ErrorData *e)
 		a->retries++;
 		return true;
 	}
-	if (count == 0 || is_general(e))
+	if (count == 0 || a->opening || is_general(e))
 		rethrow(e);
 	if (count > 1)
 	{

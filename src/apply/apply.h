@@ -29,6 +29,7 @@ typedef struct KsApply
 	KsPositions positions;
 	int			limit;			/* messages per transaction at the moment: halved while one at fault is sought */
 	TimestampTz waiting_since;	/* for a referenced row; 0 = not */
+	bool		opening;		/* the target is being opened: what fails now concerns no message */
 	int			retries;		/* of a transaction that others were in the way of */
 	MemoryContext context;		/* error texts of one attempt */
 } KsApply;

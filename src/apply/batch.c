@@ -329,6 +329,46 @@ read_row(KsBatch *b, const KsMessage *message)
 	fold_upsert(b);
 }
 
+/* Is this what a type's zero looks like, which stands for "not known" in the old row of a delete? */
+static bool
+is_zero(const KsField *field)
+{
+	switch (field->kind)
+	{
+		case KS_FIELD_FALSE:
+			return true;
+		case KS_FIELD_STRING:
+			return field->size == 0 || (field->size == 4 && memcmp(field->data, "AA==", 4) == 0);
+		case KS_FIELD_NUMBER:
+			return strspn(field->data, "0.") >= field->size;
+		default:
+			return false;
+	}
+}
+
+/*
+ * ERROR if the target's key, which is not the message's, was left out of a delete's old row.  Without REPLICA IDENTITY
+ * FULL only the source's key is in there; the other columns are null, or a zero where they are NOT NULL.
+ */
+static void
+check_before_carries_key(KsBatch *b)
+{
+	KsTargetTable *t = b->target;
+
+	find_before_keys(b);
+	for (int i = 0; i < t->nkeys; i++)
+	{
+		const KsField *field = b->before_keys[t->keys[i].index];
+
+		if (field != NULL && !is_zero(field))
+			return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_NO_DATA_FOUND),
+			 errmsg("column \"%s\": the delete does not carry the target's key", t->columns[t->keys[0].index].name),
+			 errhint("Set REPLICA IDENTITY FULL on the source table, or publish it with the target's key as message key.")));
+}
+
 /* Reads the key of a delete or tombstone. */
 static void
 read_delete(KsBatch *b, const KsMessage *message)
@@ -339,7 +379,11 @@ read_delete(KsBatch *b, const KsMessage *message)
 	memset(b->cells, KS_CELL_ABSENT, b->natts);
 	read_keys(b, &b->parsed.key, b->parsed.key_schema, b->parsed.key_schema_size);
 	if (!keys_complete(b))
+	{
 		read_keys(b, &b->parsed.before, b->parsed.schema, b->parsed.schema_size);
+		if (message->key != NULL && keys_complete(b))
+			check_before_carries_key(b);
+	}
 	check_keys(b);
 	fold_delete(b);
 }

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "datatype/timestamp.h"
+#include "catalog/pg_database.h"
 #include "catalog/pg_foreign_server.h"
 #include "parser/parse_type.h"
 #include "storage/latch.h"
@@ -75,6 +76,17 @@ ks_server_aclcheck(Oid serverid, Oid role, AclMode mode)
 	return object_aclcheck(ForeignServerRelationId, serverid, role, mode);
 #else
 	return pg_foreign_server_aclcheck(serverid, role, mode);
+#endif
+}
+
+/* Does a role own a database? 16 has one function for all kinds of objects. */
+static inline bool
+ks_database_ownercheck(Oid database, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_ownercheck(DatabaseRelationId, database, role);
+#else
+	return pg_database_ownercheck(database, role);
 #endif
 }
 

@@ -26,6 +26,7 @@
 #include "storage/ipc.h"
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -34,7 +35,12 @@
 #define LAUNCH_TIMEOUT_MS 30000 /* a registered worker that has not attached by then is given up */
 #define BACKOFF_FIRST_MS 500
 #define BACKOFF_CAP_MS 30000
-#define NO_WORKER_RETRY_MS 2000
+#define NO_WORKER_RETRY_MS 1000
+#define SCAN_PATIENCE_MS 1500	/* others' workers may be gone by then */
+
+#define NO_WORKER "no free background worker: raise max_worker_processes"
+/* the status views look for these first words */
+#define NO_ROOM "no room: raise pg_kafka_sync.max_workers"
 
 PGDLLEXPORT void ks_launcher_main(Datum arg);
 
@@ -47,6 +53,7 @@ typedef struct Launch
 
 static Launch *launches;		/* nworkers + 1 */
 static List *scan_queue = NIL;	/* of database Oids */
+static TimestampTz scan_waits_since = 0;	/* for a free background worker; 0 = does not */
 static MemoryContext launcher_context;
 
 static const char *const main_functions[] = {
@@ -277,6 +284,9 @@ steer(int index, bool *full)
 		{
 			w->kind = KS_WORKER_NONE;
 			rescan = true;		/* its slot or origin can go now */
+			if (ks_shared->no_room)
+				database = InvalidOid;	/* somebody else waits for the place */
+			ks_shared->no_room = false;
 		}
 		else if (!wanted)
 		{
@@ -304,11 +314,33 @@ steer(int index, bool *full)
 		*full = true;
 		LWLockAcquire(ks_shared->lock, LW_EXCLUSIVE);
 		w->state = KS_STATE_WAITING;
-		strlcpy(w->detail, "no free background worker: raise max_worker_processes", sizeof(w->detail));
+		strlcpy(w->detail, NO_WORKER, sizeof(w->detail));
 		LWLockRelease(ks_shared->lock);
 		again = NO_WORKER_RETRY_MS;
 	}
 	return again;
+}
+
+/*
+ * Ends the worker that was started last, so that a scan can run: without one, nobody would learn that a definition was
+ * paused or dropped, and no background worker might ever become free.  It is started again when there is room.
+ */
+static void
+make_room_for_scan(void)
+{
+	KsWorker   *last = NULL;
+
+	LWLockAcquire(ks_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < ks_shared->nworkers; i++)
+	{
+		KsWorker   *w = &ks_workers[i];
+
+		if (w->kind != KS_WORKER_NONE && w->pid != 0 && (last == NULL || w->started_at > last->started_at))
+			last = w;
+	}
+	if (last)
+		kill(last->pid, SIGTERM);
+	LWLockRelease(ks_shared->lock);
 }
 
 /* Starts the next scan if none runs.  Returns the milliseconds after which to look again (-1 = none). */
@@ -352,9 +384,19 @@ next_scan(bool *full)
 		}
 		if (!launch(index))
 		{
+			TimestampTz now = GetCurrentTimestamp();
+
 			*full = true;
+			if (scan_waits_since == 0)
+				scan_waits_since = now;
+			else if (TimestampDifferenceExceeds(scan_waits_since, now, SCAN_PATIENCE_MS))
+			{
+				make_room_for_scan();
+				scan_waits_since = now;
+			}
 			return NO_WORKER_RETRY_MS;
 		}
+		scan_waits_since = 0;
 		scan_queue = list_delete_first(scan_queue);
 	}
 	return -1;
@@ -410,6 +452,7 @@ ks_launcher_main(Datum arg)
 	launcher_context = AllocSetContextCreate(TopMemoryContext, "pg_kafka_sync launcher", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(launcher_context);
 	launches = palloc0(sizeof(Launch) * (ks_shared->nworkers + 1));
+	SetConfigOption("application_name", "pg_kafka_sync launcher", PGC_USERSET, PGC_S_SESSION);
 	pgstat_report_activity(STATE_IDLE, "launcher: watching publishers and subscriptions");
 
 	for (;;)
@@ -438,7 +481,7 @@ ks_launcher_main(Datum arg)
 		timeout = earlier(timeout, next_scan(&full));
 		for (int i = 0; i < ks_shared->nworkers; i++)
 			timeout = earlier(timeout, steer(i, &full));
-		set_message(full ? "no free background worker: raise max_worker_processes" : NULL);
+		set_message(full ? NO_WORKER : ks_shared->no_room ? NO_ROOM : NULL);
 
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout,
 						 ks_wait_event("KafkaLauncherMain"));

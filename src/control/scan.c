@@ -39,6 +39,7 @@ update_place(KsWorkerKind kind, int64 id, const char *name, Oid owner, int32 ver
 
 	if (w == NULL)
 	{
+		ks_shared->no_room = true;
 		ereport(LOG,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 				 errmsg("no room for \"%s\" in shared memory", name),

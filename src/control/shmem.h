@@ -22,6 +22,7 @@ typedef struct KsShared
 	int			nblocked;
 	Oid			blocked[KS_BLOCKED];
 	pid_t		blocker[KS_BLOCKED];	/* backend that asked; its death unblocks */
+	bool		no_room;		/* a definition found no place in workers[] */
 	char		message[KS_MESSAGE_SIZE];	/* why the launcher cannot start workers, "" = it can */
 	pg_atomic_uint32 npublishers;	/* running ones; 0 spares committing backends the look at the array */
 	int			nworkers;		/* length of workers[] */

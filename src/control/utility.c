@@ -11,11 +11,14 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_publication.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "commands/extension.h"
+#include "compat/pg_compat.h"
 #include "control/definitions.h"
 #include "control/shmem.h"
 #include "control/xact.h"
@@ -112,6 +115,9 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree, Process
 	Oid			database = ks_shared && context == PROCESS_UTILITY_TOPLEVEL ? database_of_command(statement) : InvalidOid;
 	DropBehavior saved_behavior = drop_behavior;
 
+	/* who has no right to the command must not stop workers with it */
+	if (OidIsValid(database) && !ks_database_ownercheck(database, GetUserId()))
+		database = InvalidOid;
 	drop_behavior = behavior_of(statement);
 	PG_TRY();
 	{
@@ -136,7 +142,7 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree, Process
 	if (ks_shared && IsA(statement, TransactionStmt) && ((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED)
 		ks_wake_publishers();
 	if (ks_shared && IsA(statement, CreatedbStmt))
-		ks_rescan_now(InvalidOid);
+		ks_rescan_all_at_commit();
 }
 
 /* Appends "publisher x" or "subscription x" to a list in words, and has its worker find out if the drop commits. */
@@ -204,6 +210,11 @@ object_access(ObjectAccessType access, Oid class, Oid object, int sub, void *arg
 		prev_object_access_hook(access, class, object, sub, arg);
 	if (access != OAT_DROP || sub != 0 || !IsTransactionState() || IsBootstrapProcessingMode())
 		return;
+	if (class == ExtensionRelationId && object == get_extension_oid("pg_kafka_sync", true))
+	{
+		ks_rescan_at_commit();	/* workers end, slots and origins go */
+		return;
+	}
 	if (class != RelationRelationId && class != ForeignServerRelationId && class != PublicationRelationId &&
 		class != AuthIdRelationId)
 		return;

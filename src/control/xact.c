@@ -17,6 +17,7 @@
 #include "utils/memutils.h"
 
 static bool rescan_wanted = false;
+static bool rescan_all_wanted = false;
 
 /* Workers to begin anew; in TopTransactionContext. */
 typedef struct Restart
@@ -77,20 +78,32 @@ xact_callback(XactEvent event, void *arg)
 			if (restarts != NIL)
 				end_workers();
 			restarts = NIL;
+			if (rescan_wanted || rescan_all_wanted)
+				ks_rescan_now(rescan_all_wanted ? InvalidOid : MyDatabaseId);
+			rescan_wanted = rescan_all_wanted = false;
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			/* whoever commits it later would not know that there is something to tell the launcher */
 			if (rescan_wanted)
-			{
-				rescan_wanted = false;
-				ks_rescan_now(MyDatabaseId);
-			}
+				ereport(ERROR,
+						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						 errmsg("cannot PREPARE a transaction that has changed publishers or subscriptions")));
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
-			rescan_wanted = false;
+			rescan_wanted = rescan_all_wanted = false;
 			restarts = NIL;
 			break;
 		default:
 			break;
 	}
+}
+
+/* Asks the launcher, when the current transaction commits, to look at all databases again. */
+void
+ks_rescan_all_at_commit(void)
+{
+	rescan_all_wanted = true;
 }
 
 /* Asks the launcher, when the current transaction commits, to look at this database's definitions again. */

@@ -8,6 +8,8 @@
 
 /* Sets the latches of all publishers of this database. */
 extern void ks_wake_publishers(void);
+/* Asks the launcher, when the current transaction commits, to look at all databases again. */
+extern void ks_rescan_all_at_commit(void);
 /* Ends the worker of an object when the current transaction commits; the launcher starts it anew. */
 extern void ks_restart_at_commit(KsWorkerKind kind, int64 object_id);
 

@@ -5,6 +5,7 @@
 
 #include "commands/dbcommands.h"
 #include "decode/source.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
@@ -112,19 +113,20 @@ ks_source_snapshot(const KsSource *source, Oid relid)
 	return NULL;
 }
 
-/* Appends text with everything that Kafka does not allow in a topic's name replaced by '_'. */
+/* Appends text with every character that Kafka does not allow in a topic's name replaced by '_'. */
 static void
 append_sanitised(StringInfo out, const char *text)
 {
-	for (; *text; text++)
+	while (*text)
 	{
 		char		c = *text;
 
 		if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
 			c == '.' || c == '_' || c == '-')
 			appendStringInfoChar(out, c);
-		else if (!IS_HIGHBIT_SET(c) || ((unsigned char) c & 0xC0) != 0x80)
-			appendStringInfoChar(out, '_'); /* one per character, not per byte */
+		else
+			appendStringInfoChar(out, '_');
+		text += Min(strlen(text), (Size) pg_encoding_mblen(GetDatabaseEncoding(), text));
 	}
 }
 

@@ -65,6 +65,7 @@ typedef struct Reading
 	uint64		rows;
 	TimestampTz read_at;
 	List	   *slots;			/* of all leaves, to be dropped at the end: one of them may hold a row */
+	List	   *entries;		/* of all leaves, likewise */
 } Reading;
 
 /* May the owner read all that is published of the table, every row of it?  ERROR if not. */
@@ -174,6 +175,7 @@ read_leaf(Reading *reading, Relation leaf)
 	int			next = 0;
 
 	ks_entry_fill(reading->run->source, leaf, false, entry);
+	reading->entries = lappend(reading->entries, entry);
 	if (!entry->published)
 		return;
 	for (int i = 0; i < 2; i++)
@@ -301,8 +303,10 @@ read_table(Run *run, Oid relid)
 		send_held(&reading, true, !more_rows(run));
 	foreach(lc, reading.slots)
 		ExecDropSingleTupleTableSlot(lfirst(lc));
-	PopActiveSnapshot();
 	(void) ks_emit_commit(run->emitter, run->position_lsn);
+	foreach(lc, reading.entries)
+		MemoryContextDelete(((KsEntry *) lfirst(lc))->context);
+	PopActiveSnapshot();
 	CommitTransactionCommand();
 	return reading.rows;
 }

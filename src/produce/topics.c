@@ -13,6 +13,7 @@
 #include "produce/problems.h"
 #include "produce/publisher_catalog.h"
 #include "produce/topics.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/jsonb.h"
@@ -105,10 +106,46 @@ add_wanted(List *wanted, const char *topic, const char *table, bool keyed, bool 
 	return lappend(wanted, w);
 }
 
+/*
+ * Can an update of this table leave a value out that compaction then loses?  So it is where values are stored out of
+ * line, and the old row does not carry them.
+ */
+static bool
+loses_toast(const KsEntry *entry, Relation table)
+{
+	Relation	toast;
+	bool		used;
+
+	if (entry->rel->nkeys == 0 || entry->rel->identity_full || !entry->update ||
+		!OidIsValid(table->rd_rel->reltoastrelid))
+		return false;
+	toast = RelationIdGetRelation(table->rd_rel->reltoastrelid);
+	if (!RelationIsValid(toast))
+		return false;
+	used = RelationGetNumberOfBlocks(toast) > 0;
+	RelationClose(toast);
+	return used;
+}
+
+/* Shows the first table that can lose values in its compacted topic, and how many there are. */
+static void
+show_toast(const char *table, int count)
+{
+	char		text[KS_DETAIL_SIZE];
+
+	if (count > 0)
+		snprintf(text, sizeof(text), "%d table%s with large values, such as %s, without REPLICA IDENTITY FULL: "
+				 "an update of other columns leaves them out, and compaction can lose them", count,
+				 count == 1 ? "" : "s", table);
+	ks_worker_set_problem(KS_PROBLEM_TOAST, count > 0 ? text : NULL);
+}
+
 /* Step 1: the topics of all tables published now, in "context". */
 static List *
 collect_wanted(KsSource *source, MemoryContext context)
 {
+	char	   *toasted = NULL;
+	int			ntoasted = 0;
 	MemoryContext old;
 	List	   *tables;
 	List	   *wanted = NIL;
@@ -131,6 +168,8 @@ collect_wanted(KsSource *source, MemoryContext context)
 		if (!RelationIsValid(leaf))
 			continue;
 		ks_entry_fill(source, leaf, true, &entry);
+		if (entry.published && loses_toast(&entry, leaf) && ntoasted++ == 0)
+			toasted = MemoryContextStrdup(context, psprintf("%s.%s", entry.rel->schema, entry.rel->table));
 		RelationClose(leaf);
 		/* a table that cannot be keyed is an ERROR only when it has something to publish */
 		if (entry.published &&
@@ -147,6 +186,7 @@ collect_wanted(KsSource *source, MemoryContext context)
 	CommitTransactionCommand();
 
 	MemoryContextSwitchTo(context);
+	show_toast(toasted, ntoasted);
 	if (ks_my_worker->wanted_topic[0] != '\0')
 		wanted = add_wanted(wanted, ks_my_worker->wanted_topic, NULL, ks_my_worker->wanted_keyed, true);
 	return wanted;

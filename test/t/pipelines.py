@@ -44,12 +44,14 @@ class Pipeline:
     """Databases source and target of a cluster, table acct published by p and applied by s."""
 
     def __init__(self, cluster, kafka, format="json", table=WORK, tables="acct", publisher="{}", subscription="{}",
-                 snapshot="never", partitions=3):
+                 snapshot="never", partitions=3, server={}, prepare=None):
         self.cluster, self.kafka, self.format = cluster, kafka, format
         self.source, self.target = cluster.create_database(), cluster.create_database()
         for db in (self.source, self.target):
-            db.create_server(kafka)
+            db.create_server(kafka, **server)
             db.q(table)
+        if prepare:
+            prepare(self.source)
         self.topic = f"{self.source.name}.public.acct"
         self.source.q(f"CREATE PUBLICATION pub FOR TABLE {tables}")
         options = {"topic.creation.default.partitions": partitions, **json.loads(publisher)}

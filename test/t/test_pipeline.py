@@ -18,7 +18,7 @@ VALUES = {
     "int8": ["-9223372036854775808", "9223372036854775807", "9007199254740993"],
     "float4": ["NaN", "Infinity", "-Infinity", "-0", "1e-45", "3.4028235e+38", "0.1"],
     "float8": ["NaN", "Infinity", "-Infinity", "-0", "5e-324", "1.7976931348623157e+308", "0.1", "123456789012345680"],
-    "numeric": ["NaN", "Infinity", "-Infinity", "0", "0.00", "1e-130", "-1" + "0" * 200, "1234567890123456789012345678901234567890.0000000000123450", "1e20000"],
+    "numeric": ["NaN", "Infinity", "-Infinity", "0", "0.00", "1e-130", "-1" + "0" * 200, "1234567890123456789012345678901234567890.000000000012345", "12345678901234567890.0012300", "1e20000"],
     "numeric(10,2)": ["NaN", "99999999.99", "-0.01", "0"],
     "numeric(5,-2)": ["1234500", "-99900"],
     "money": ["-92233720368547758.08", "92233720368547758.07", "0.01"],
@@ -262,11 +262,11 @@ def test_round_trip_json(make_db, kafka):
     round_trip(Setting(make_db, kafka, "json"))
 
 
-# What Debezium's default modes cannot carry: refused with an error (see regress format_debezium), or, of intervals,
-# only the length in microseconds.
+# What Debezium's encodings cannot carry (see regress format_debezium) or carry as an equal value: zeros behind the point,
+# the zone of a timetz, the units of an interval.
+NOT_IN_DEBEZIUM_STRINGS = {"timestamp": ["294276-12-31 23:59:59.999999"], "timetz": ["00:00:00+15:59:59", "24:00:00-15:59"]}
 NOT_IN_DEBEZIUM = {
-    "numeric": ["NaN", "Infinity", "-Infinity"], "numeric(10,2)": ["NaN"],
-    "timestamp": ["294276-12-31 23:59:59.999999"],
+    **NOT_IN_DEBEZIUM_STRINGS, "numeric": ["NaN", "Infinity", "-Infinity", "0.00", "12345678901234567890.0012300"], "numeric(10,2)": ["NaN"],
     "interval": [v for v in VALUES["interval"] if v != "0"], "interval day to second(2)": VALUES["interval day to second(2)"],
 }
 
@@ -276,5 +276,78 @@ def test_round_trip_debezium(make_db, kafka):
 
 
 def test_round_trip_debezium_strings(make_db, kafka):
-    round_trip(Setting(make_db, kafka, "debezium", without={"timestamp": NOT_IN_DEBEZIUM["timestamp"]}, array_start=1),
-               options='{"decimal.handling.mode": "string", "interval.handling.mode": "string", "binary.handling.mode": "hex", "time.precision.mode": "adaptive_time_microseconds"}')
+    round_trip(Setting(make_db, kafka, "debezium", without=NOT_IN_DEBEZIUM_STRINGS, array_start=1),
+               options='{"decimal.handling.mode": "string", "interval.handling.mode": "string",'
+                       ' "time.precision.mode": "adaptive_time_microseconds"}')
+
+
+@pytest.mark.parametrize("format", ["json", "debezium"])
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_other_encodings(make_db, kafka, encoding, format):
+    """Text of a database in another encoding is UTF-8 on the wire and comes out right; what is not UTF-8 is refused."""
+    source, latin, utf8 = (make_db(options=f"ENCODING '{e}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0") for e in (encoding, encoding, "UTF8"))
+    for db in (source, latin, utf8):
+        db.create_server(kafka)
+        db.q("SET client_encoding = UTF8")
+        db.q('CREATE TABLE t (id text PRIMARY KEY, "Größe" text, a text[], j jsonb)')
+    source.q("CREATE PUBLICATION pub FOR TABLE t")
+    source.q("INSERT INTO t VALUES ('schlüssel', 'ä\u00f6', '{ü,\"ß\"}', '{\"ö\": \"é\"}')".replace("\\u00f6", "ö"))
+    source.q("SELECT kafka.create_publisher('p', 'kafka', 'pub', format => %s)", format)
+    source.wait_for_publisher("p", 20)
+    source.q("INSERT INTO t VALUES ('zwö', 'ÿ', '{}', '\"ñ\"')")
+    source.q("UPDATE t SET \"Größe\" = 'çà' WHERE id = 'zwö'")
+    source.wait_for_publisher("p", 20)
+    topic = source.value("SELECT topic FROM kafka.publisher_tables")
+    rows = kafka.consume(topic)
+    assert rows[0].json_key == {"id": "schlüssel"}
+    row = rows[0].json if format == "json" else rows[0].json["after"]
+    assert row["Größe"] == "äö"
+    for db in (latin, utf8):
+        db.q("SELECT kafka.create_subscription('s', 'kafka', %s, 't', format => %s)", [topic], format)
+        db.wait_for_subscription("s", 20)
+        same_rows(source, db, "t")
+    if encoding == "LATIN1":
+        # a character that the target's encoding does not have: an error that names the column, nothing garbled
+        after = {"id": "x", "Größe": "漢字", "a": [], "j": None}
+        kafka.produce(topic, after if format == "json" else {"before": None, "after": after, "op": "c", "source": {}, "ts_ms": 1}, {"id": "x"})
+        error = latin.wait_state("subscription", "s", "error")["last_error"]
+        assert "Größe" in error and "LATIN1" in error, error
+        utf8.wait_for_subscription("s", 20)
+        assert utf8.value("""SELECT "Größe" FROM t WHERE id = 'x'""") == "漢字"
+    else:
+        source.q(r"INSERT INTO t VALUES ('bad', E'\377', NULL, NULL)")
+        error = source.wait_state("publisher", "p", "error")["last_error"]
+        assert "Größe" in error and "UTF-8" in error, error
+
+
+def test_origin(make_db, kafka):
+    """What a subscription wrote into a published table is not sent back, but with origin any."""
+    a, b = make_db(), make_db()
+    topics = {}
+    for db in (a, b):
+        db.create_server(kafka)
+        db.q("CREATE TABLE t (id int PRIMARY KEY, v text)")
+        db.q("CREATE PUBLICATION pub FOR TABLE t")
+        db.q("SELECT kafka.create_publisher('p', 'kafka', 'pub', format => 'json', snapshot => 'never')")
+        topics[db] = f"{db.name}.public.t"
+    for db, other in ((a, b), (b, a)):
+        db.q("SELECT kafka.create_subscription('s', 'kafka', %s, 't', format => 'json')", [topics[other]])
+    for i, db in ((1, a), (2, b)):
+        db.q("INSERT INTO t VALUES (%s, 'x')", i)
+        db.q("UPDATE t SET v = 'y' WHERE id = %s", i)
+    for db in (a, b):
+        db.wait("SELECT count(*) = 2 FROM t WHERE v = 'y'", timeout=20)
+        db.wait_for_publisher("p", 20)
+    a.q("DELETE FROM t WHERE id = 2")
+    b.wait("SELECT count(*) = 1 FROM t", timeout=20)
+    for db in (a, b):
+        db.wait_for_publisher("p", 20)
+    assert len(kafka.consume(topics[a])) == 3 and len(kafka.consume(topics[b])) == 2, "nothing was echoed"
+    # with origin any what b applies goes on, here to a third place
+    b.q("""SELECT kafka.drop_publisher('p')""")
+    b.q("""SELECT kafka.create_publisher('q', 'kafka', 'pub', format => 'json', snapshot => 'never', topic_prefix => 'any.' || current_database(),
+           options => '{"origin": "any"}')""")
+    a.q("INSERT INTO t VALUES (3, 'z')")
+    b.wait("SELECT true FROM t WHERE id = 3", timeout=20)
+    b.wait_for_publisher("q", 20)
+    assert [m.json for m in kafka.consume(f"any.{b.name}.public.t")] == [{"id": 3, "v": "z"}]

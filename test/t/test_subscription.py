@@ -397,3 +397,41 @@ def test_foreign_key_waits(db, kafka, topic):
     kafka.produce(topic, {"id": 4, "p": 8}, {"id": 4})
     row = db.wait_state("subscription", "s", "error")
     assert "offset 3" in row["last_error"] and "foreign key" in row["last_error"]
+
+
+def test_deferrable_self_reference(db, kafka, topic):
+    """A row and the one it refers to, in any order, in one batch."""
+    table(db, "id int PRIMARY KEY, p int REFERENCES t DEFERRABLE INITIALLY DEFERRED")
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "p": 1000 - i}) for i in range(1001)])
+    subscribe(db, topic, "t")
+    db.wait_for_subscription("s")
+    assert db.value("SELECT count(*) FROM t") == 1001
+    kafka.produce_many(topic, [({"id": i}, None) for i in range(1001)])
+    db.wait_for_subscription("s")
+    assert db.value("SELECT count(*) FROM t") == 0
+
+
+def test_replica_role(db, kafka, topic):
+    """session_replication_role = replica: no foreign keys, no ordinary triggers."""
+    db.q("CREATE TABLE p (id int PRIMARY KEY)")
+    table(db, "id int PRIMARY KEY, p int REFERENCES p")
+    subscribe(db, topic, "t", options={"session_replication_role": "replica"})
+    kafka.produce(topic, {"id": 1, "p": 7}, {"id": 1})
+    db.wait_for_subscription("s")
+    assert db.q("SELECT id, p FROM t") == [(1, 7)]
+
+
+def test_composite_keys_and_types(db, kafka, topic):
+    """Keys whose types have no hash function, a domain, an enum; case-insensitive equality decides which rows are one."""
+    db.q("CREATE EXTENSION citext; CREATE TYPE color AS ENUM ('red', 'green'); CREATE DOMAIN small AS int CHECK (VALUE < 100)")
+    table(db, "b varbit, c citext, e color, s small, m money, v text, PRIMARY KEY (b, c, e, s, m)")
+    subscribe(db, topic, "t")
+    def message(c, v):
+        key = {"b": "101", "c": c, "e": "red", "s": 5, "m": "$1.50"}
+        return key, v and {**key, "v": v}
+    kafka.produce_many(topic, [message("One", "1"), message("ONE", "2"), message("two", "3"), message("TWO", None)])
+    db.wait_for_subscription("s")
+    assert db.q("SELECT c, v FROM t") == [("One", "2")] or db.q("SELECT c, v FROM t") == [("ONE", "2")]
+    kafka.produce_many(topic, [message("one", None)])
+    db.wait_for_subscription("s")
+    assert db.q("SELECT * FROM t") == []

@@ -124,6 +124,17 @@ def test_debezium_without_row(db, kafka, topic):
     assert "after" in db.wait_state("subscription", "s", "error")["last_error"]
 
 
+def test_delete_without_the_targets_key(db, kafka, topic):
+    """The target's key is not the source's, and the source has no REPLICA IDENTITY FULL: no delete gets lost in silence."""
+    table(db, "id int, code text PRIMARY KEY")
+    kafka.produce_many(topic, [({"id": 1}, envelope("c", after={"id": 1, "code": "x"})),
+                               ({"id": 1}, envelope("d", before={"id": 1, "code": ""}))])
+    subscribe(db, topic, "t", format="debezium")
+    error = db.wait_state("subscription", "s", "error")["last_error"]
+    assert "offset 1" in error and '"code"' in error and "REPLICA IDENTITY FULL" in error
+    assert db.value("SELECT count(*) FROM t") == 1
+
+
 def test_target_dropped(db, kafka, topic):
     table(db)
     kafka.produce(topic, {"id": 1, "v": "x"}, {"id": 1})

@@ -1,9 +1,7 @@
 /*
  * test_ack_ledger.c: unit test of produce/ack_ledger.c; prints TAP.
- *
- * cc -I src -o test_ack_ledger test/unit/test_ack_ledger.c src/produce/ack_ledger.c && ./test_ack_ledger
  */
-#include "produce/ack_ledger.h"
+#include "produce/ack_ledger.c"
 
 #include <stdio.h>
 #include <stdlib.h>
