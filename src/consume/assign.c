@@ -16,7 +16,7 @@
 
 #define ASK_TIMEOUT_MS 5000
 #define CHECK_TIMEOUT_MS 15000
-#define DISCOVER_EVERY_MS 10000
+#define DISCOVER_EVERY_MS 5000
 #define DISCOVER_AGAIN_MS 1000
 
 /* A question about topics, asked on a thread of its own: malloc'ed, and nothing of PostgreSQL in it. */

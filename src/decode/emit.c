@@ -5,8 +5,6 @@
  */
 #include "postgres.h"
 
-#include <inttypes.h>
-
 #include "control/worker.h"
 #include "decode/emit.h"
 #include "utils/builtins.h"
@@ -90,6 +88,33 @@ init_change(KsEmitter *emitter, KsChange *change, const KsRelation *rel, KsOp op
 	change->origin = emitter->origin.origin;
 }
 
+/* Writes a number in hex digits, at least "width" of them; returns how many. */
+static int
+put_hex(char *dst, uint64 number, int width, const char *digits)
+{
+	int			count = 1;
+
+	while (count < 16 && number >> (4 * count) != 0)
+		count++;
+	count = Max(count, width);
+	for (int i = count - 1; i >= 0; i--, number >>= 4)
+		dst[i] = digits[number & 15];
+	return count;
+}
+
+/* Writes "<publisher>/<lsn>/": once per transaction, so without printf. */
+static void
+make_position_prefix(KsEmitter *emitter)
+{
+	char	   *at = emitter->position;
+
+	at += put_hex(at, (uint64) emitter->source->publisher_id, 16, "0123456789abcdef");
+	*at++ = '/';
+	at += put_hex(at, emitter->origin.position_lsn, 1, "0123456789ABCDEF");
+	*at++ = '/';
+	emitter->position_prefix = (int) (at - emitter->position);
+}
+
 /* Fills what every record has, the position header among it, and counts it. */
 static void
 init_record(KsEmitter *emitter, KsRecord *record, const KsRelation *rel, const StringInfoData *key)
@@ -102,9 +127,7 @@ init_record(KsEmitter *emitter, KsRecord *record, const KsRelation *rel, const S
 		emitter->begun = true;
 	}
 	if (emitter->position_prefix < 0)
-		emitter->position_prefix = snprintf(emitter->position, sizeof(emitter->position), "%016" PRIx64 "/%" PRIX64 "/",
-											(uint64) emitter->source->publisher_id,
-											(uint64) emitter->origin.position_lsn);
+		make_position_prefix(emitter);
 	digits = pg_ulltoa_n(emitter->ordinal++, emitter->position + emitter->position_prefix);
 
 	record->rel = rel;

@@ -34,6 +34,7 @@ struct KsProducer
 	uint64		bytes_under_way;
 	uint32		since_served;
 	bool		down;			/* no broker can be reached */
+	bool		failed;			/* an ERROR was raised for what cannot be delivered */
 	TimestampTz probed_at;
 	KsWorkerState state;		/* while all goes well */
 	char		detail[KS_DETAIL_SIZE];
@@ -170,6 +171,7 @@ fail_message(KsProducer *producer, const char *topic_name, const char *key, Size
 
 	if (error == RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP)
 		producer->owner.refused_timestamp(producer->owner.arg, topic_name);
+	producer->failed = true;
 	show_key(key, key_size, shown_key, sizeof(shown_key));
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_ERROR),
@@ -186,6 +188,7 @@ fail_producer(KsProducer *producer)
 	char		reason[256] = "";
 	rd_kafka_resp_err_t error = rd_kafka_fatal_error(producer->client->rk, reason, sizeof(reason));
 
+	producer->failed = true;
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_ERROR),
 			 errmsg("the Kafka producer failed: %s", rd_kafka_err2str(error)),
@@ -360,6 +363,16 @@ ks_producer_flush(KsProducer *producer)
 	ks_producer_serve(producer);
 	while (producer->ledger.outstanding > 0)
 		ks_producer_wait(producer, FULL_WAIT_MS);
+}
+
+void
+ks_producer_settle(KsProducer *producer, long timeout_ms)
+{
+	TimestampTz began = GetCurrentTimestamp();
+
+	while (producer->ledger.outstanding > 0 && !producer->down && !producer->failed &&
+		   !TimestampDifferenceExceeds(began, GetCurrentTimestamp(), timeout_ms))
+		ks_producer_wait(producer, 50);
 }
 
 static void

@@ -47,4 +47,10 @@ extern void ks_producer_wait(KsProducer *producer, long timeout_ms);
 /* Waits until every message is acknowledged, however long that takes; interruptible. */
 extern void ks_producer_flush(KsProducer *producer);
 
+/*
+ * Waits, at most timeout_ms, for what is under way; returns at once where it cannot be acknowledged soon (no broker, a
+ * message failed).  For the end of a process: what is acknowledged then need not be sent again.
+ */
+extern void ks_producer_settle(KsProducer *producer, long timeout_ms);
+
 #endif							/* KS_PRODUCER_H */

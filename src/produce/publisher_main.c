@@ -5,6 +5,7 @@
 
 #include "access/xact.h"
 #include "control/worker.h"
+#include "format/format.h"
 #include "kafka/properties.h"
 #include "produce/problems.h"
 #include "produce/producer.h"
@@ -86,6 +87,7 @@ void
 ks_publisher_main(Datum arg)
 {
 	(void) ks_worker_attach(arg, KS_WORKER_PUBLISHER);
+	ks_format_fix_settings();
 	ks_worker_run(publish);
 	proc_exit(0);
 }

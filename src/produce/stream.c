@@ -18,6 +18,7 @@
 #define SAVE_IDLE_MS 1000		/* the slot goes to disk so long after it moved, when there is nothing else to do */
 #define SAVE_BUSY_MS 5000
 #define LAST_FLUSH_MS 5000
+#define EXIT_FLUSH_MS 500
 
 typedef struct Stream
 {
@@ -27,6 +28,7 @@ typedef struct Stream
 	XLogRecPtr	acked;			/* last shown */
 	TimestampTz saved_at;
 	bool		unsaved;
+	bool		ending;
 } Stream;
 
 static Stream stream;
@@ -97,15 +99,13 @@ wait_for_wal(void *arg, XLogRecPtr flushed, long timeout_ms)
 static void
 end_for_restart(bool flush)
 {
-	TimestampTz began = GetCurrentTimestamp();
-
 	if (stream.reader != NULL)
 	{
-		while (flush && ks_producer_ledger(stream.producer)->outstanding > 0 &&
-			   !TimestampDifferenceExceeds(began, GetCurrentTimestamp(), LAST_FLUSH_MS))
-			ks_producer_wait(stream.producer, 100);
+		if (flush)
+			ks_producer_settle(stream.producer, LAST_FLUSH_MS);
 		report(InvalidXLogRecPtr, false);
 		ks_slot_reader_confirm(stream.reader, safe_lsn(), true);
+		stream.ending = true;
 	}
 	ks_my_worker->restart_now = true;
 	proc_exit(0);
@@ -154,9 +154,10 @@ confirm_at_exit(int code, Datum arg)
 {
 	(void) code;
 	(void) arg;
-	if (stream.reader == NULL || !stream.unsaved)
+	if (stream.ending)
 		return;
-	stream.unsaved = false;
+	stream.ending = true;		/* an ERROR in here comes back to here */
+	ks_producer_settle(stream.producer, EXIT_FLUSH_MS);
 	ks_slot_reader_confirm(stream.reader, safe_lsn(), true);
 }
 

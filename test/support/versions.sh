@@ -3,7 +3,7 @@
 #
 #   versions.sh [trixie|sid ...]         default: both
 #
-# A release is bootstrapped once into the cache (1.6 GB each); remove $cache/releases for newer packages. Each server
+# A release is bootstrapped once into the cache (2 GB each); remove $cache/releases for newer packages. Each server
 # runs in a chroot as user postgres, on a socket in there; all reach one scratch Kafka over loopback. Needs root.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -177,7 +177,6 @@ smoke() { # RELEASE
 
   runs 'builds without warnings' build
   runs 'server starts' start_server
-  # Topics of another release are none of this one's.
   sql postgres -c 'CREATE DATABASE source' -c 'CREATE DATABASE target' -c 'CREATE ROLE plain_role' >/dev/null || true
 
   script 'tables and a publisher' source <<EOF

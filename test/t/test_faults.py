@@ -192,7 +192,7 @@ def test_fast_stop_while_broker_is_silent(faulty, make_pipeline):
     p.settle()
     kafka.pause()
     with Worker(p, per_transaction=10, batch=2000):
-        p.work(2000, per_transaction=100)
+        p.source.wait("SELECT count(*) > 3000 FROM journal")
         began = time.monotonic()
         cluster.stop("fast")
         took = time.monotonic() - began

@@ -529,3 +529,60 @@ def test_many_columns_and_wide_rows(db, kafka):
     db.q("UPDATE t SET c7 = NULL")
     sync(db, "p")
     assert state_of(kafka.consume(f"{p}.public.t")) == table_state(db, "t")
+
+
+def test_values_that_compaction_can_lose(db, kafka):
+    db.q("CREATE TABLE t (id int PRIMARY KEY, big text); ALTER TABLE t ALTER big SET STORAGE EXTERNAL")
+    db.q("CREATE TABLE small (id int PRIMARY KEY, big text); INSERT INTO small VALUES (1, 'x')")
+    create(db, "p", "FOR TABLE t, small", prefix())
+    assert not db.q("SELECT * FROM kafka.problems")
+    db.q("INSERT INTO t VALUES (1, repeat('x', 5000))")
+    restart = "SELECT kafka.pause_publisher('p'); SELECT kafka.resume_publisher('p')"
+    db.q(restart)
+    db.wait("SELECT count(*) = 1 FROM kafka.problems WHERE problem LIKE '1 table with large values, such as public.t%%'")
+    db.q("ALTER TABLE t REPLICA IDENTITY FULL")
+    db.q(restart)
+    db.wait("SELECT count(*) = 0 FROM kafka.problems")
+
+
+def test_database_of_another_encoding(cluster, make_db, kafka):
+    p = prefix()
+    db = make_db(options="ENCODING latin1 LOCALE 'C' TEMPLATE template0")
+    db.create_server(kafka)
+    db.q("CREATE TABLE \"Größe\" (id int PRIMARY KEY, \"ä\" text)")
+    create(db, "p", "FOR ALL TABLES", p)
+    db.q("INSERT INTO \"Größe\" VALUES (1, 'süß \u00a0')")
+    sync(db, "p")
+    assert state_of(kafka.consume(f"{p}.public.Gr__e")) == {1: {"id": 1, "ä": "süß \u00a0"}}
+
+
+def test_set_topic_of_a_root(db, kafka):
+    p = prefix()
+    db.q("""CREATE TABLE r (id int, v int, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+            CREATE TABLE r1 PARTITION OF r FOR VALUES FROM (0) TO (100)""")
+    create(db, "p", "FOR TABLE r WITH (publish_via_partition_root)", p)
+    db.q("INSERT INTO r VALUES (1, 1)")
+    db.q("SELECT kafka.set_topic('p', 'r', %s)", f"{p}-root")
+    db.q("INSERT INTO r VALUES (2, 2)")
+    sync(db, "p")
+    assert set(state_of(kafka.consume(f"{p}.public.r"))) == {1}
+    assert set(state_of(kafka.consume(f"{p}-root"))) == {2}
+
+
+def test_two_phase_commit(private_cluster, kafka):
+    private_cluster.set(max_prepared_transactions=5)
+    private_cluster.restart()
+    db = private_cluster.create_database()
+    db.create_server(kafka)
+    p = prefix()
+    db.q("CREATE TABLE t (id int PRIMARY KEY)")
+    create(db, "p", "FOR TABLE t", p)
+    db.q("BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'a'")
+    db.q("BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'b'")
+    db.q("INSERT INTO t VALUES (3)")
+    sync(db, "p")
+    assert set(state_of(kafka.consume(f"{p}.public.t"))) == {3}
+    db.q("COMMIT PREPARED 'a'")
+    db.q("ROLLBACK PREPARED 'b'")
+    sync(db, "p")
+    assert set(state_of(kafka.consume(f"{p}.public.t"))) == {1, 3}

@@ -51,9 +51,11 @@ def test_kill_worker_in_a_backlog(own, kafka):
     subscribe(own, topic, "t", options={"max_batch_rows": 500, "max_rows_per_second": 30000})
     for reached in (5000, 25000):
         own.wait("SELECT sum(next_offset) >= %s FROM kafka.subscription_position", reached)
+        ready = "database system is ready to accept connections"
+        starts = own.cluster.log().count(ready)
         own.cluster.kill_worker(wait_until(lambda: worker_pid(own)))
         own.close()
-        wait_until(lambda: own.value("SELECT true"), 60)
+        wait_until(lambda: own.cluster.log().count(ready) > starts, 60, what="the restart after a crash")
     own.wait_for_subscription("s", 120)
     assert_exactly_once(own, 60000)
 
