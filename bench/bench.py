@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from statistics import median
 
 from psycopg.types.json import Jsonb
 
@@ -26,6 +27,7 @@ source = Cluster("source")
 target = Cluster("target")
 peers = bool(os.environ.get("BENCH_PLUGINS"))
 report = Report(os.environ["BENCH_RESULTS"])
+first_seen = []         # seconds from a publisher's start to its first message
 
 
 def progress(text):
@@ -84,6 +86,7 @@ def measure_publisher(name, table, start, count):
     profile.end()
     if seen["count"] != count:
         raise RuntimeError(f"{topic} holds {seen['count']} messages instead of {count}")
+    first_seen.append(seen["first"] - at)
     return seen["last"] - at, cpu
 
 
@@ -98,7 +101,7 @@ def drain(name, table, count):
 def raw(count, headers=0):
     """The same with a plain producer: (seconds, CPU)."""
     topic = f"raw.{time.monotonic_ns()}"
-    create_topic(topic)
+    create_topic(topic)             # just as the publisher's
     properties = [f"{k}={v}" for k, v in setting.PRODUCER.items()]
     done = tool("raw_produce", BROKERS, topic, count, SAMPLE, headers, *properties)
     drop_topic(topic)
@@ -112,7 +115,7 @@ def decode_alone(slot, publication):
     source.one("SELECT count(*) FROM pg_logical_slot_peek_binary_changes(%s, NULL, NULL, 'proto_version', '1', "
                "'publication_names', %s)", slot, publication)
     seconds = time.monotonic() - begin
-    return seconds, tuple(after - before for after, before in zip(setting.cpu_seconds(pid), cpu))
+    return seconds, setting.cpu_since(pid, cpu)
 
 
 def create_slot(name):
@@ -246,7 +249,7 @@ def copy(path):
     begin, cpu = time.monotonic(), setting.cpu_seconds(pid)
     target.run(f"COPY orders FROM '{path}'")
     seconds = time.monotonic() - begin
-    return seconds, tuple(after - before for after, before in zip(setting.cpu_seconds(pid), cpu))
+    return seconds, setting.cpu_since(pid, cpu)
 
 
 def measure_apply(topic):
@@ -277,14 +280,23 @@ def measure_apply(topic):
 # ---- latency
 
 def steady_load(seconds):
-    """pgbench that inserts RATE rows a second, each in its own transaction."""
-    script = SCRATCH / "data/steady.sql"
+    """pgbench that inserts RATE rows a second, each in its own transaction; what that took, in ms."""
+    script, log = SCRATCH / "data/steady.sql", SCRATCH / "data/steady"
     script.write_text(f"INSERT INTO live SELECT {ROW} FROM (SELECT nextval('live_ids') AS g) s;\n")
-    done = subprocess.run([setting.PG_BIN / "pgbench", "-n", "-f", script, "-R", str(RATE), "-c", "8", "-j", "1", "-T", str(seconds),
-                           "-h", source.env["PGHOST"], "-p", source.env["PGPORT"], "-U", "postgres", source.env["PGDATABASE"]],
+    done = subprocess.run([setting.PG_BIN / "pgbench", "-n", "-f", script, "-R", str(RATE), "-c", "8", "-j", "1",
+                           "-T", str(seconds), "-l", f"--log-prefix={log}", "-h", source.env["PGHOST"],
+                           "-p", source.env["PGPORT"], "-U", "postgres", source.env["PGDATABASE"]],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds + 60)
     if done.returncode != 0:
         raise RuntimeError(done.stdout)
+    values = []
+    for path in log.parent.glob("steady.*[0-9]"):
+        lines = [line.split() for line in path.read_text().splitlines()]
+        begin = min(int(f[4]) for f in lines) + SKIP
+        # the third number counts from when the transaction was due, the last one is how late it began
+        values += [(int(f[2]) - int(f[6])) / 1000 for f in lines if int(f[4]) >= begin]
+        path.unlink()
+    return values
 
 
 def percentiles(values):
@@ -298,17 +310,17 @@ def commit_times(cluster, table):
     return dict(cluster.rows(f"SELECT id, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 * 1000 FROM {table}"))
 
 
-def to_target(table="live"):
-    """Percentiles of the time from a row's commit in the source to its commit in the target."""
-    committed, applied = commit_times(source, "live"), commit_times(target, table)
+def to_target(skip=SKIP):
+    """Percentiles of the time from a row's commit in the source to its commit in the target, but for the first seconds."""
+    committed, applied = commit_times(source, "live"), commit_times(target, "live")
     if committed.keys() != applied.keys():
         raise RuntimeError(f"{len(committed)} rows in the source, {len(applied)} in the target")
-    begin = min(committed.values()) + SKIP * 1000
+    begin = min(committed.values()) + skip * 1000
     return percentiles([applied[i] - at for i, at in committed.items() if at >= begin])
 
 
 def measure_latency():
-    """(to a consumer, to the target's row) at a steady rate."""
+    """(of the INSERTs themselves, to a consumer, to the target's row) at a steady rate, and what CPU it took."""
     progress(f"{RATE} rows a second for {SECONDS} s")
     create_topic("live.public.live")
     create_publisher("live", "live_pub")
@@ -316,10 +328,11 @@ def measure_latency():
     for status in (publisher, subscription):
         wait_until(lambda: status("live")[0] == "streaming", 30, "workers to stream")
     consumer = Background("latency", BROKERS, "live.public.live", SKIP)
-    profiles = [Profile(publisher("live")[1], "live_publisher"), Profile(subscription("live")[1], "live_subscription")]
-    cpu = [setting.cpu_seconds(status("live")[1]) for status in (publisher, subscription)]
-    steady_load(SECONDS + SKIP)
-    cpu = [sum(setting.cpu_seconds(status("live")[1])) - sum(c) for status, c in zip((publisher, subscription), cpu)]
+    pids = [publisher("live")[1], subscription("live")[1]]
+    profiles = [Profile(pid, f"live_{kind}") for pid, kind in zip(pids, ("publisher", "subscription"))]
+    cpu = [setting.cpu_seconds(pid) for pid in pids]
+    inserts = percentiles(steady_load(SECONDS + SKIP))
+    cpu = [sum(setting.cpu_since(pid, before)) for pid, before in zip(pids, cpu)]
     for profile in profiles:
         profile.end()
     figures = consumer.result(60)
@@ -329,7 +342,7 @@ def measure_latency():
     target.run("SELECT kafka.drop_subscription('live')")
     source.run("SELECT kafka.drop_publisher('live')")
     drop_topic("live.public.live")
-    return figures, rows, [c / (SECONDS + SKIP) * 100 for c in cpu]
+    return inserts, figures, rows, [c / (SECONDS + SKIP) * 100 for c in cpu]
 
 
 def measure_peer_latency():
@@ -340,15 +353,16 @@ def measure_peer_latency():
     create_topic("dbz_live.public.live")
     create_topic("dbz_raw.public.live")
     with Debezium(source, "dbz_raw", "live").streaming():
-        consumer = Background("latency", BROKERS, "dbz_raw.public.live", SKIP)
-        steady_load(SECONDS + SKIP)
+        consumer = Background("latency", BROKERS, "dbz_raw.public.live", warm)
+        steady_load(SECONDS + warm)
         figures = consumer.result(60)
     source.run("TRUNCATE live")
-    with Debezium(source, "dbz_live", "live", schemas=True, sink=JdbcSink(target, "sink_live", "dbz_live.public.live", "live")).streaming():
-        steady_load(SECONDS + SKIP)
+    sink = JdbcSink(target, "sink_live", "dbz_live.public.live", "live")
+    with Debezium(source, "dbz_live", "live", schemas=True, sink=sink).streaming():
+        steady_load(SECONDS + warm)
         wanted = source.one("SELECT count(*) FROM live")
         wait_until(lambda: target.one("SELECT count(*) FROM live") == wanted, 120, "the JDBC sink to catch up")
-    rows = to_target()
+    rows = to_target(warm)
     for topic in ("dbz_live.public.live", "dbz_raw.public.live"):
         drop_topic(topic)
     return figures, rows
@@ -397,7 +411,10 @@ def main():
         load_bulk()
     report.say()
     if "drain" in wanted:
+        report.say(f"messages of {report.data['message bytes bulk']:.0f} bytes (key and value); "
+                   + " ".join(f"{name}={value}" for name, value in setting.PRODUCER.items()))
         report.throughput(f"(a) drain {BULK} rows, 1,000 a transaction", drains, "raw librdkafka", 0.65, "Debezium", 10)
+        report.say(f"    {'first message after':<40}{median(first_seen):.2f} s, counted in")
     if "snapshot" in wanted:
         report.absolute(f"(d) initial snapshot of {BULK} rows", measure_snapshots(), 250_000, "Debezium")
     if "apply" in wanted:
@@ -407,8 +424,9 @@ def main():
         report.throughput(f"(a) drain {SINGLE} one-row transactions", series, "raw librdkafka", 0.65, "Debezium", 10)
         drop_topic(topic)
     if "latency" in wanted:
-        consumer, rows, cpu = measure_latency()
+        inserts, consumer, rows, cpu = measure_latency()
         report.say(f"(c) latency at {RATE} rows/s for {SECONDS} s")
+        report.latency("the INSERT's own round trip", inserts)
         report.latency("INSERT to consumer", consumer, 15)
         report.latency("commit to commit in the target", rows, 30)
         report.say(f"    {'CPU while at it':<38}publisher {cpu[0]:.0f} %, subscription {cpu[1]:.0f} % of a core")

@@ -152,6 +152,11 @@ def cpu_seconds(pid):
     return main, max(all_threads - main, 0.0)
 
 
+def cpu_since(pid, before):
+    """What has been used since cpu_seconds(pid) gave that."""
+    return tuple(max(now - then, 0.0) for now, then in zip(cpu_seconds(pid) or before, before))
+
+
 class Profile:
     """Records where a worker spends its time, if asked to; see BENCH_PROFILE in run.sh."""
 

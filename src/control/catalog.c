@@ -122,7 +122,6 @@ publisher_from_tuple(HeapTuple tuple, TupleDesc desc)
 	p->snapshot = text_column(tuple, desc, PUB_SNAPSHOT);
 	p->delivery = text_column(tuple, desc, PUB_DELIVERY);
 	p->options_json = DatumGetJsonbPCopy(column(tuple, desc, PUB_OPTIONS));
-	p->options = ks_options_parse(KS_PUBLISHER, p->format, p->options_json, InvalidOid);
 	p->enabled = DatumGetBool(column(tuple, desc, PUB_ENABLED));
 	p->version = DatumGetInt32(column(tuple, desc, PUB_VERSION));
 	p->slot_name = *DatumGetName(column(tuple, desc, PUB_SLOT_NAME));
@@ -176,7 +175,6 @@ subscription_from_tuple(HeapTuple tuple, TupleDesc desc)
 	s->on_error = text_column(tuple, desc, SUB_ON_ERROR);
 	s->workers = DatumGetInt32(column(tuple, desc, SUB_WORKERS));
 	s->options_json = DatumGetJsonbPCopy(column(tuple, desc, SUB_OPTIONS));
-	s->options = ks_options_parse(KS_SUBSCRIPTION, s->format, s->options_json, InvalidOid);
 	s->enabled = DatumGetBool(column(tuple, desc, SUB_ENABLED));
 	s->version = DatumGetInt32(column(tuple, desc, SUB_VERSION));
 	s->system_identifier = DatumGetInt64(column(tuple, desc, SUB_SYSTEM_IDENTIFIER));
@@ -260,14 +258,18 @@ ks_subscriptions(void)
 	return scan_table("subscription", NULL, 0, make_subscription);
 }
 
-/* The publisher with this id, or NULL. */
+/* The publisher with this id and its options, or NULL. */
 KsPublisher *
 ks_publisher_by_id(int64 id)
 {
 	ScanKeyData key;
+	KsPublisher *p;
 
 	ScanKeyInit(&key, PUB_ID, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
-	return first(scan_table("publisher", &key, 1, make_publisher));
+	p = first(scan_table("publisher", &key, 1, make_publisher));
+	if (p)
+		p->options = ks_options_parse(KS_PUBLISHER, p->format, p->options_json, InvalidOid);
+	return p;
 }
 
 /* The publisher of this name, or NULL. */
@@ -293,14 +295,25 @@ ks_publisher_relation(int64 publisher_id, Oid relid)
 	return first(scan_table("publisher_relation", keys, 2, make_publisher_relation));
 }
 
-/* The subscription with this id, or NULL. */
+/* The parsed options of a subscription; ERROR if it came with some that this version does not know. */
+KsOptions *
+ks_subscription_options(const KsSubscription *s)
+{
+	return ks_options_parse(KS_SUBSCRIPTION, s->format, s->options_json, InvalidOid);
+}
+
+/* The subscription with this id and its options, or NULL. */
 KsSubscription *
 ks_subscription_by_id(int64 id)
 {
 	ScanKeyData key;
+	KsSubscription *s;
 
 	ScanKeyInit(&key, SUB_ID, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
-	return first(scan_table("subscription", &key, 1, make_subscription));
+	s = first(scan_table("subscription", &key, 1, make_subscription));
+	if (s)
+		s->options = ks_subscription_options(s);
+	return s;
 }
 
 /* The subscription of this name, or NULL. */

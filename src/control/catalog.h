@@ -80,12 +80,17 @@ extern Oid	ks_catalog_schema(void);
 /* Is relid a table of the extension's own schema (never published)? */
 extern bool ks_is_own_relation(Oid relid);
 
-/* NULL if there is none. Results in CurrentMemoryContext. A transaction (or historic snapshot) must be active. */
+/*
+ * NULL if there is none.  Results in CurrentMemoryContext.  A transaction (or historic snapshot) must be active.
+ * Only the readers by id parse options (ERROR for one that this version does not know, as a restored dump may hold):
+ * such a definition can still be listed, altered and dropped, and hinders no other.
+ */
 extern KsPublisher *ks_publisher_by_id(int64 id);
 extern KsPublisher *ks_publisher_by_name(const char *name);
 extern KsPublisherRelation *ks_publisher_relation(int64 publisher_id, Oid relid);
 extern KsSubscription *ks_subscription_by_id(int64 id);
 extern KsSubscription *ks_subscription_by_name(const char *name);
+extern KsOptions *ks_subscription_options(const KsSubscription *s);
 /* Was a definition made in this database, and not restored or cloned from elsewhere? */
 extern bool ks_belongs_here(int64 system_identifier, int64 database_oid);
 /* All of this database; NIL if the extension is absent. */

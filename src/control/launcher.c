@@ -32,6 +32,7 @@
 #include "utils/timestamp.h"
 
 #define SCAN_ALL_EVERY_MS (5 * 60 * 1000)
+#define SCAN_RETRY_MS 10000		/* after a scan that failed */
 #define LAUNCH_TIMEOUT_MS 30000 /* a registered worker that has not attached by then is given up */
 #define BACKOFF_FIRST_MS 500
 #define BACKOFF_CAP_MS 30000
@@ -53,6 +54,7 @@ typedef struct Launch
 
 static Launch *launches;		/* nworkers + 1 */
 static List *scan_queue = NIL;	/* of database Oids */
+static TimestampTz next_scan_all = 0;
 static TimestampTz scan_waits_since = 0;	/* for a free background worker; 0 = does not */
 static MemoryContext launcher_context;
 
@@ -236,7 +238,11 @@ reap(int index)
 	l->handle = NULL;
 	LWLockAcquire(ks_shared->lock, LW_EXCLUSIVE);
 	if (w->kind == KS_WORKER_SCAN)
+	{
+		if (w->state == KS_STATE_ERROR)
+			next_scan_all = Min(next_scan_all, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SCAN_RETRY_MS));
 		w->kind = KS_WORKER_NONE;
+	}
 	else if (!w->dropped)
 	{
 		w->restarts++;
@@ -358,7 +364,12 @@ next_scan(bool *full)
 		bool		exists = list_member_oid(databases, database);
 
 		if (!exists)
+		{
 			forget_dropped_databases(databases);
+			/* any other one can drop what is left of it */
+			if (databases != NIL)
+				scan_queue = list_append_unique_oid(scan_queue, linitial_oid(databases));
+		}
 		list_free(databases);
 		if (!exists)
 		{
@@ -435,8 +446,6 @@ earlier(long a, long b)
 void
 ks_launcher_main(Datum arg)
 {
-	TimestampTz last_scan = 0;
-
 	pqsignal(SIGTERM, die);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
@@ -457,7 +466,7 @@ ks_launcher_main(Datum arg)
 
 	for (;;)
 	{
-		long		timeout = SCAN_ALL_EVERY_MS;
+		long		timeout;
 		bool		full = false;
 		bool		all = false;
 
@@ -469,15 +478,16 @@ ks_launcher_main(Datum arg)
 		}
 		drop_dead_blockers();
 		collect_scan_requests(&all);
-		if (all || TimestampDifferenceExceeds(last_scan, GetCurrentTimestamp(), SCAN_ALL_EVERY_MS))
+		for (int i = 0; i <= ks_shared->nworkers; i++)
+			reap(i);
+		if (all || next_scan_all <= GetCurrentTimestamp())
 		{
 			list_free(scan_queue);
 			scan_queue = list_databases();
 			forget_dropped_databases(scan_queue);
-			last_scan = GetCurrentTimestamp();
+			next_scan_all = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SCAN_ALL_EVERY_MS);
 		}
-		for (int i = 0; i <= ks_shared->nworkers; i++)
-			reap(i);
+		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_scan_all) + 1;
 		timeout = earlier(timeout, next_scan(&full));
 		for (int i = 0; i < ks_shared->nworkers; i++)
 			timeout = earlier(timeout, steer(i, &full));

@@ -302,6 +302,7 @@ ks_wait_for_subscription(PG_FUNCTION_ARGS)
 	int64		timeout = ks_timeout_arg(fcinfo, 1, 30000);
 	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout);
 	KsSubscription *s;
+	KsOptions  *options;
 	List	   *positions;
 	ListCell   *lc;
 
@@ -309,12 +310,13 @@ ks_wait_for_subscription(PG_FUNCTION_ARGS)
 	s = ks_subscription_by_name(name);
 	if (s == NULL || !may_see(s->owner))
 		s = ks_own_subscription(name);	/* raises the error */
+	options = ks_subscription_options(s);
 	positions = ks_resolve_start(ks_server_open(NameStr(s->server), s->owner), s->topics, s->ntopics, "latest", true);
 	foreach(lc, positions)
 	{
 		KsPartitionPosition *p = lfirst(lc);
 
-		if (!ks_partition_selected(s->options->text_value[KS_OPT_PARTITIONS], p->partition) || p->stable == 0)
+		if (!ks_partition_selected(options->text_value[KS_OPT_PARTITIONS], p->partition) || p->stable == 0)
 			continue;
 		while (stored_offset(s->id, p->topic, p->partition) < p->stable)
 		{

@@ -522,6 +522,7 @@ ks_seek_subscription(PG_FUNCTION_ARGS)
 	char	   *start = ks_text_arg(fcinfo, 1, "start");
 	bool		force = !PG_ARGISNULL(2) && PG_GETARG_BOOL(2);
 	KsSubscription *s;
+	KsOptions  *options;
 	List	   *positions;
 	ListCell   *lc;
 	Oid			types[4] = {INT8OID, TEXTOID, INT4OID, INT8OID};
@@ -529,6 +530,7 @@ ks_seek_subscription(PG_FUNCTION_ARGS)
 
 	ks_shmem_require();
 	s = ks_own_subscription(name);
+	options = ks_subscription_options(s);
 	/* Kafka first, so that the worker is not held up by a slow broker */
 	positions = ks_resolve_start(ks_server_open(NameStr(s->server), s->owner), s->topics, s->ntopics, start, true);
 	ks_subscription_lock(s->id, true);
@@ -537,7 +539,7 @@ ks_seek_subscription(PG_FUNCTION_ARGS)
 	{
 		KsPartitionPosition *p = lfirst(lc);
 
-		if (!ks_partition_selected(s->options->text_value[KS_OPT_PARTITIONS], p->partition))
+		if (!ks_partition_selected(options->text_value[KS_OPT_PARTITIONS], p->partition))
 			continue;
 		if (!p->named)
 			continue;			/* stays where it is */

@@ -68,7 +68,10 @@ database_of_command(Node *statement)
 	}
 }
 
-/* Has definitions that name a renamed server or publication follow it. */
+/*
+ * Has definitions that name a renamed server or publication follow it.  Runs with the caller's search_path and the
+ * superuser's rights: every operator is qualified.
+ */
 static void
 follow_rename(RenameStmt *statement)
 {
@@ -84,13 +87,13 @@ follow_rename(RenameStmt *statement)
 	values[0] = NameGetDatum(&names[0]);
 	values[1] = NameGetDatum(&names[1]);
 	if (statement->renameType == OBJECT_PUBLICATION)
-		(void) ks_catalog_execute("UPDATE kafka.publisher SET publication = $2, version = version + 1 "
+		(void) ks_catalog_execute("UPDATE kafka.publisher SET publication = $2, version = version OPERATOR(pg_catalog.+) 1 "
 								  "WHERE publication OPERATOR(pg_catalog.=) $1", 2, types, values, NULL);
 	else
 	{
-		(void) ks_catalog_execute("UPDATE kafka.publisher SET server = $2, version = version + 1 "
+		(void) ks_catalog_execute("UPDATE kafka.publisher SET server = $2, version = version OPERATOR(pg_catalog.+) 1 "
 								  "WHERE server OPERATOR(pg_catalog.=) $1", 2, types, values, NULL);
-		(void) ks_catalog_execute("UPDATE kafka.subscription SET server = $2, version = version + 1 "
+		(void) ks_catalog_execute("UPDATE kafka.subscription SET server = $2, version = version OPERATOR(pg_catalog.+) 1 "
 								  "WHERE server OPERATOR(pg_catalog.=) $1", 2, types, values, NULL);
 	}
 	CacheInvalidateRelcacheByRelid(ks_catalog_relid("publisher"));

@@ -212,9 +212,9 @@ set_configs(KsAdmin *admin, rd_kafka_NewTopic_t *topic, const Wanted *w, const c
 	JsonbIteratorToken token;
 	JsonbValue	value;
 	char	   *name = NULL;
-	rd_kafka_resp_err_t error;
+	rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR;
+	bool		policy_given = false;
 
-	error = rd_kafka_NewTopic_set_config(topic, "cleanup.policy", w->keyed ? "compact" : "delete");
 	while (error == 0 && (token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
 	{
 		if (token == WJB_KEY)
@@ -232,8 +232,11 @@ set_configs(KsAdmin *admin, rd_kafka_NewTopic_t *topic, const Wanted *w, const c
 			else
 				continue;
 			error = rd_kafka_NewTopic_set_config(topic, name, text);
+			policy_given = policy_given || strcmp(name, "cleanup.policy") == 0;
 		}
 	}
+	if (error == RD_KAFKA_RESP_ERR_NO_ERROR && !policy_given)
+		error = rd_kafka_NewTopic_set_config(topic, "cleanup.policy", w->keyed ? "compact" : "delete");
 	if (error)
 		ks_kafka_error(admin, error, NULL, what);
 }

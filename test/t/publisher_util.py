@@ -55,3 +55,12 @@ def check_positions(messages):
 
 def worker_pid(db, name):
     return wait_until(lambda: db.state("publisher", name)["pid"], 30, what=f"publisher {name} to run")
+
+
+def kill_worker(cluster, db, name):
+    """kill -9 of the publisher's worker; returns when the server has restarted itself."""
+    launchers = set(cluster.worker_pids("pg_kafka_sync launcher"))
+    cluster.kill_worker(worker_pid(db, name))
+    db.close()
+    wait_until(lambda: set(cluster.worker_pids("pg_kafka_sync launcher")) - launchers, 60,
+               what="the server to restart itself")

@@ -208,8 +208,6 @@ def test_drop_database(own, make, kafka):
         own.databases.remove(db)
         gone(ours)
         assert own.q(OWN_SLOTS) == []
-        # its origins go with the next look at any database
-        other = make()
         wait_until(lambda: own.q(OWN_ORIGINS) == [], what="the origins to go")
 
 
@@ -487,6 +485,47 @@ def test_renamed_server_and_publication(own, make, kafka):
     db.q("ALTER TABLE copy RENAME TO duplicate; ALTER TABLE duplicate SET SCHEMA public")
     db.q("INSERT INTO t VALUES (-5, 'x')")
     db.wait("SELECT true FROM duplicate WHERE id = -5")
+
+
+def test_rename_with_a_foul_search_path(own, make, kafka):
+    """Who renames a publication cannot have his own operators run with the extension's rights."""
+    db = make(kafka)
+    pair(db, kafka)
+    role = f"mallory_{uuid.uuid4().hex[:8]}"
+    own.q(f"CREATE ROLE {role} LOGIN")
+    db.q(f"GRANT CREATE ON DATABASE {db.name} TO {role}; ALTER PUBLICATION pub_t OWNER TO {role}")
+    with db.connect(user=role) as connection:
+        connection.execute("""CREATE SCHEMA foul; CREATE TABLE foul.ran (who name);
+            CREATE FUNCTION foul.plus(int, int) RETURNS int LANGUAGE plpgsql AS 'BEGIN INSERT INTO foul.ran VALUES (current_user); RETURN 1; END';
+            CREATE FUNCTION foul.same(name, name) RETURNS bool LANGUAGE plpgsql AS 'BEGIN INSERT INTO foul.ran VALUES (current_user); RETURN true; END';
+            CREATE OPERATOR foul.+ (leftarg = int, rightarg = int, function = foul.plus);
+            CREATE OPERATOR foul.= (leftarg = name, rightarg = name, function = foul.same);
+            SET search_path = foul, pg_catalog;
+            ALTER PUBLICATION pub_t RENAME TO other""")
+        assert connection.execute("SELECT * FROM ran").fetchall() == []
+    flows(db)
+    assert db.state("publisher", "p")["publication"] == "other"
+    db.q(f"DROP OWNED BY {role} CASCADE")
+    own.q(f"DROP ROLE {role}")
+
+
+def test_options_of_another_version(own, make, kafka):
+    """A definition with an option that this version does not know is in error, and hinders nothing else."""
+    db = make(kafka)
+    pair(db, kafka)
+    publish(db, "strange", table="u")
+    db.q("""UPDATE kafka.publisher SET options = '{"from.the.future": 1}', version = version + 1 WHERE name = 'strange'""")
+    assert "from.the.future" in db.wait_state("publisher", "strange", "error")["last_error"]
+    own.restart()
+    flows(db)
+    assert "from.the.future" in db.wait_state("publisher", "strange", "error")["last_error"]
+    db.q("CREATE TABLE w (); DROP TABLE w")
+    db.q("""SELECT kafka.alter_publisher('strange', '{"from.the.future": null}')""")
+    db.wait_state("publisher", "strange", "streaming")
+    db.q("""UPDATE kafka.publisher SET options = '{"from.the.future": 1}', version = version + 1 WHERE name = 'strange'""")
+    db.wait_state("publisher", "strange", "error")
+    db.q("SELECT kafka.drop_publisher('strange')")
+    flows(db)
 
 
 def test_drop_of_what_is_used(own, make, kafka):

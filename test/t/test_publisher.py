@@ -586,3 +586,13 @@ def test_two_phase_commit(private_cluster, kafka):
     db.q("ROLLBACK PREPARED 'b'")
     sync(db, "p")
     assert set(state_of(kafka.consume(f"{p}.public.t"))) == {1, 3}
+
+
+def test_configs_of_new_topics(db, kafka):
+    p = prefix()
+    db.q("CREATE TABLE t (id int PRIMARY KEY)")
+    create(db, "p", "FOR TABLE t", p, options='{"topic.creation.default.partitions": 2, "topic.creation.default.config": '
+           '{"cleanup.policy": "compact,delete", "retention.ms": 3600000}}')
+    config = kafka.topic_config(f"{p}.public.t")
+    assert config["cleanup.policy"] == "compact,delete" and config["retention.ms"] == "3600000"
+    assert kafka.partitions(f"{p}.public.t") == 2

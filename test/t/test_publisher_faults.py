@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import wait_until
-from publisher_util import create, prefix, state_of, sync, table_state, worker_pid
+from publisher_util import create, kill_worker, prefix, state_of, sync, table_state, worker_pid
 
 
 def private_db(cluster, kafka):
@@ -117,9 +117,7 @@ def test_killed_in_a_backlog_twice(private_cluster, kafka):
     for _ in range(2):
         rows = db.state("publisher", "p")["rows"]
         wait_until(lambda: db.state("publisher", "p")["rows"] > rows, 30, 0.005)
-        private_cluster.kill_worker(worker_pid(db, "p"))
-        private_cluster.wait_accepting()
-        db.close()
+        kill_worker(private_cluster, db, "p")
     sync(db, "p")
     messages = kafka.consume(f"{p}.public.t")
     seen = in_order(messages)

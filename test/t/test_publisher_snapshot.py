@@ -6,7 +6,7 @@ import time
 import pytest
 
 from conftest import wait_until
-from publisher_util import check_positions, create, prefix, state_of, sync, table_state, worker_pid
+from publisher_util import check_positions, create, kill_worker, prefix, state_of, sync, table_state
 
 
 def test_markers(db, kafka):
@@ -156,10 +156,7 @@ def test_killed_in_the_middle(private_cluster, kafka):
     db.q("SELECT kafka.create_publisher('p', 'kafka', 'pub', %s, format => 'json')", p)
     wait_until(lambda: f"{p}.public.t" in kafka.topics() and len(kafka.consume(f"{p}.public.t")) > 0, 30)
     for round in range(2):
-        pid = worker_pid(db, "p")
-        private_cluster.kill_worker(pid)
-        private_cluster.wait_accepting()
-        db.close()
+        kill_worker(private_cluster, db, "p")
         db.q("DELETE FROM t WHERE id %% 7 = %s", round)
         db.q("UPDATE t SET v = 'changed' WHERE id %% 11 = %s", round)
         db.q("DELETE FROM u WHERE id %% 1000 = %s", round)
