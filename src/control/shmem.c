@@ -13,6 +13,7 @@ KsShared   *ks_shared = NULL;
 KsWorker   *ks_workers = NULL;
 KsPartition *ks_partitions = NULL;
 
+static bool blocking = false;	/* this process keeps workers out of a database */
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
@@ -185,10 +186,7 @@ ks_database_is_blocked(Oid database)
 	return false;
 }
 
-/*
- * Keeps all workers out of a database and waits until those that run have ended.  Interruptible; the caller must
- * unblock afterwards, also on ERROR.
- */
+/* Keeps all workers out of a database; see shmem.h. */
 void
 ks_database_block(Oid database)
 {
@@ -203,6 +201,7 @@ ks_database_block(Oid database)
 	}
 	ks_shared->blocked[ks_shared->nblocked] = database;
 	ks_shared->blocker[ks_shared->nblocked++] = MyProcPid;
+	blocking = true;
 	LWLockRelease(ks_shared->lock);
 	ks_launcher_wake();
 
@@ -226,20 +225,31 @@ ks_database_block(Oid database)
 	}
 }
 
-/* Lets workers into a database again, and has it scanned. */
+/*
+ * Lets workers into the databases that this transaction kept them out of, and has those scanned.  Not before its end:
+ * until then a dropped database is still there for others.
+ */
 void
-ks_database_unblock(Oid database)
+ks_databases_unblock(void)
 {
+	Oid			freed[KS_BLOCKED];
+	int			nfreed = 0;
+
+	if (!blocking)
+		return;
+	blocking = false;
 	LWLockAcquire(ks_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < ks_shared->nblocked; i++)
 	{
-		if (ks_shared->blocked[i] != database || ks_shared->blocker[i] != MyProcPid)
+		if (ks_shared->blocker[i] != MyProcPid)
 			continue;
+		freed[nfreed++] = ks_shared->blocked[i];
 		ks_shared->nblocked--;
 		ks_shared->blocked[i] = ks_shared->blocked[ks_shared->nblocked];
 		ks_shared->blocker[i] = ks_shared->blocker[ks_shared->nblocked];
-		break;
+		i--;
 	}
 	LWLockRelease(ks_shared->lock);
-	ks_rescan_now(database);
+	for (int i = 0; i < nfreed; i++)
+		ks_rescan_now(freed[i]);
 }

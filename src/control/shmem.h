@@ -48,9 +48,13 @@ extern void ks_rescan_now(Oid database);
 /* Wakes the launcher. */
 extern void ks_launcher_wake(void);
 
-/* Keeps all workers out of a database and waits until they have ended; unblock undoes it. Interruptible. */
+/*
+ * Keeps all workers out of a database until this transaction has ended, and waits until those that run have ended.
+ * Interruptible.
+ */
 extern void ks_database_block(Oid database);
-extern void ks_database_unblock(Oid database);
+/* The transaction has ended: lets workers into its databases again. */
+extern void ks_databases_unblock(void);
 /* Caller holds the lock. */
 extern bool ks_database_is_blocked(Oid database);
 

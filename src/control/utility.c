@@ -134,8 +134,6 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree, Process
 	PG_FINALLY();
 	{
 		drop_behavior = saved_behavior;
-		if (OidIsValid(database))
-			ks_database_unblock(database);
 	}
 	PG_END_TRY();
 

@@ -73,6 +73,7 @@ xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_COMMIT:
 			if (ks_shared == NULL)
 				return;
+			ks_databases_unblock();
 			if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
 				ks_wake_publishers();
 			if (restarts != NIL)
@@ -91,6 +92,8 @@ xact_callback(XactEvent event, void *arg)
 			break;
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PREPARE:
+			if (ks_shared != NULL)
+				ks_databases_unblock();
 			rescan_wanted = rescan_all_wanted = false;
 			restarts = NIL;
 			break;
