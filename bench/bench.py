@@ -328,7 +328,7 @@ def measure_latency():
     for status in (publisher, subscription):
         wait_until(lambda: status("live")[0] == "streaming", 30, "workers to stream")
     consumer = Background("latency", BROKERS, "live.public.live", SKIP)
-    pids = [publisher("live")[1], subscription("live")[1]]
+    pids = [publisher("live")[1], subscription("live")[1], int((SCRATCH / "kafka/pid").read_text())]
     profiles = [Profile(pid, f"live_{kind}") for pid, kind in zip(pids, ("publisher", "subscription"))]
     cpu = [setting.cpu_seconds(pid) for pid in pids]
     inserts = percentiles(steady_load(SECONDS + SKIP))
@@ -346,8 +346,9 @@ def measure_latency():
 
 
 def measure_peer_latency():
-    """The same with Debezium and its sink, one Connect worker each way."""
+    """The same with Debezium and its JDBC sink, after a while in which the JVM warms up."""
     progress("the same with Debezium and its JDBC sink")
+    warm = 15
     for cluster in (source, target):
         cluster.run("TRUNCATE live")
     create_topic("dbz_live.public.live")
@@ -429,7 +430,7 @@ def main():
         report.latency("the INSERT's own round trip", inserts)
         report.latency("INSERT to consumer", consumer, 15)
         report.latency("commit to commit in the target", rows, 30)
-        report.say(f"    {'CPU while at it':<38}publisher {cpu[0]:.0f} %, subscription {cpu[1]:.0f} % of a core")
+        report.say(f"    {'CPU while at it':<38}publisher {cpu[0]:.0f} %, subscription {cpu[1]:.0f} %, broker {cpu[2]:.0f} % of a core")
         if peers:
             consumer, rows = measure_peer_latency()
             report.latency("Debezium: INSERT to consumer", consumer)

@@ -145,7 +145,8 @@ SELECT o.kind, o.name, x.problem
         UNION ALL
         SELECT unnest(w.problems)
         UNION ALL
-        SELECT w.skipped_truncates || ' TRUNCATE not published (option "truncate": "skip")' WHERE w.skipped_truncates > 0
+        SELECT w.skipped_truncates || ' TRUNCATE not published (option "truncate": "skip")'
+         WHERE w.skipped_truncates > 0 AND w.kind = 'publisher'
         UNION ALL
         SELECT 'state ' || w.state || ': ' || w.detail WHERE w.state IN ('waiting', 'retrying') AND w.detail IS NOT NULL
         UNION ALL

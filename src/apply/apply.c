@@ -281,6 +281,7 @@ ks_apply(KsApply *a, const KsMessage *messages, int count, int *done)
 			return KS_APPLY_MOVED;
 		if (error == NULL)
 		{
+			a->skipped_truncates += a->batch->skipped_truncates;
 			*done += n;
 			a->waiting_since = 0;
 			a->retries = 0;

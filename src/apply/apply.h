@@ -32,6 +32,7 @@ typedef struct KsApply
 	bool		opening;		/* the target is being opened: what fails now concerns no message */
 	int			retries;		/* of a transaction that others were in the way of */
 	MemoryContext context;		/* error texts of one attempt */
+	uint64		skipped_truncates;	/* of transactions that committed, since the worker started */
 } KsApply;
 
 typedef enum KsApplyResult

@@ -20,9 +20,12 @@
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
 #include "miscadmin.h"
+#include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
 #include "rewrite/rewriteHandler.h"
 #include "storage/lmgr.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -159,7 +162,11 @@ remove_row(Writer *w, const KsBatchRow *row)
 	{
 		ItemPointerData tid;
 
-		if (!lookup(w, row->values))
+		/*
+		 * A scan that sees rows being changed can pass between two versions of one that commits just then: look twice
+		 * before believing that there is none.  (New rows need no second look: the unique index knows.)
+		 */
+		if (!lookup(w, row->values) && !lookup(w, row->values))
 			return;
 		tid = w->found->tts_tid;
 		if (written(table_tuple_delete(w->rel, &tid, w->cid, GetActiveSnapshot(), InvalidSnapshot, true, &failure, false)))
@@ -171,12 +178,15 @@ remove_row(Writer *w, const KsBatchRow *row)
 	}
 }
 
-/* Checks a new row version and computes its generated columns. */
+/*
+ * Checks a new row version and computes its generated columns: all of them, as for an insert.  PostgreSQL 15 keeps one
+ * list per relation, and one made for updates leaves out those that no written column feeds.
+ */
 static void
-complete(Writer *w, TupleTableSlot *slot, CmdType command)
+complete(Writer *w, TupleTableSlot *slot)
 {
 	if (w->generated)
-		ExecComputeStoredGenerated(w->rri, w->estate, slot, command);
+		ExecComputeStoredGenerated(w->rri, w->estate, slot, CMD_INSERT);
 	if (w->rel->rd_att->constr)
 		ExecConstraints(w->rri, slot, w->estate);
 	if (w->rel->rd_rel->relispartition)
@@ -210,7 +220,7 @@ update_row(Writer *w, const KsBatchRow *row)
 	}
 	ExecStoreVirtualTuple(slot);
 	slot->tts_tableOid = RelationGetRelid(w->rel);
-	complete(w, slot, CMD_UPDATE);
+	complete(w, slot);
 
 	if (!written(ks_table_tuple_update(w->rel, &tid, slot, w->cid, GetActiveSnapshot(), &failure,
 									   &update_indexes, &only_summarizing)))
@@ -254,6 +264,19 @@ flush(Writer *w)
 	w->bytes = 0;
 }
 
+/* The null that a column of a domain type gets without a default, checked by the domain; NULL for other types. */
+static Expr *
+domain_null(Form_pg_attribute attribute)
+{
+	int32		typmod = attribute->atttypmod;
+	Oid			base = getBaseTypeAndTypmod(attribute->atttypid, &typmod);
+
+	if (base == attribute->atttypid)
+		return NULL;
+	return (Expr *) coerce_to_domain((Node *) makeNullConst(base, typmod, attribute->attcollation), base, typmod,
+									 attribute->atttypid, COERCION_IMPLICIT, COERCE_IMPLICIT_CAST, -1, false);
+}
+
 /* Prepares the defaults of all columns. */
 static void
 prepare_defaults(Writer *w)
@@ -268,6 +291,8 @@ prepare_defaults(Writer *w)
 		if (!w->target->columns[i].writable)
 			continue;
 		expr = (Expr *) build_column_default(w->rel, i + 1);
+		if (expr == NULL)
+			expr = domain_null(TupleDescAttr(RelationGetDescr(w->rel), i));
 		if (expr)
 			w->defaults[i] = ExecInitExpr(expression_planner(expr), NULL);
 	}
@@ -311,7 +336,9 @@ insert_row(Writer *w, const KsBatchRow *row)
 	}
 	ExecStoreVirtualTuple(slot);
 	slot->tts_tableOid = RelationGetRelid(w->rel);
-	complete(w, slot, CMD_INSERT);
+	complete(w, slot);
+	/* generated columns leave a materialised row, and what it was made of is gone */
+	slot_getallattrs(slot);
 	w->messages[w->count++] = row->message;
 	w->bytes += row_size(w, slot);
 	if (w->count == GATHER_ROWS || w->bytes >= GATHER_BYTES)

@@ -192,18 +192,16 @@ show_state(Subscriber *s)
 static void
 account(Subscriber *s, int messages, Size bytes)
 {
-	KsBatch    *b = s->apply->batch;
 	int64		rate = s->subscription->options->int_value[KS_OPT_MAX_ROWS_PER_SECOND];
 
 	pg_atomic_fetch_add_u64(&ks_my_worker->rows, messages);
 	pg_atomic_fetch_add_u64(&ks_my_worker->bytes, bytes);
 	pg_atomic_write_u64(&ks_my_worker->last_commit_time, (uint64) GetCurrentTimestamp());
-	if (b->skipped_truncates > 0)
+	if (s->apply->skipped_truncates > s->skipped_truncates)
 	{
 		char		text[KS_DETAIL_SIZE];
 
-		s->skipped_truncates += b->skipped_truncates;
-		b->skipped_truncates = 0;
+		s->skipped_truncates = s->apply->skipped_truncates;
 		pg_atomic_write_u64(&ks_my_worker->skipped_truncates, s->skipped_truncates);
 		snprintf(text, sizeof(text), "%llu truncate events were not applied: they have no place among the rows of "
 				 "several partitions; empty the target by hand", (unsigned long long) s->skipped_truncates);

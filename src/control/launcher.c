@@ -35,6 +35,8 @@
 #define SCAN_RETRY_MS 10000		/* after a scan that failed */
 #define LAUNCH_TIMEOUT_MS 30000 /* a registered worker that has not attached by then is given up */
 #define BACKOFF_FIRST_MS 500
+#define AFTER_CRASH_MS 3000		/* workers wait so long when the server came back from a crash: one may be its cause */
+#define YOUNG_SERVER_MS 10000
 #define BACKOFF_CAP_MS 30000
 #define NO_WORKER_RETRY_MS 1000
 #define SCAN_PATIENCE_MS 1500	/* others' workers may be gone by then */
@@ -70,6 +72,8 @@ ks_launcher_register(void)
 {
 	BackgroundWorker worker;
 
+	if (IsBinaryUpgrade)
+		return;					/* pg_upgrade wants the databases to itself */
 	memset(&worker, 0, sizeof(worker));
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
@@ -442,6 +446,33 @@ earlier(long a, long b)
 	return Min(a, b);
 }
 
+/*
+ * Waits a while if the server has just come back from a crash (shared memory is new, the postmaster is not): a worker
+ * that crashes every time must not keep everybody else from working in between.
+ */
+static void
+wait_after_crash(void)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), AFTER_CRASH_MS);
+	bool		fresh;
+
+	LWLockAcquire(ks_shared->lock, LW_EXCLUSIVE);
+	fresh = !ks_shared->launcher_ran;
+	ks_shared->launcher_ran = true;
+	LWLockRelease(ks_shared->lock);
+	if (!fresh || !TimestampDifferenceExceeds(PgStartTime, GetCurrentTimestamp(), YOUNG_SERVER_MS))
+		return;
+	set_message("the server came back from a crash: workers start in a moment");
+	while (GetCurrentTimestamp() < until)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until) + 1,
+						 ks_wait_event("KafkaLauncherMain"));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
 /* Main function of the launcher. */
 void
 ks_launcher_main(Datum arg)
@@ -463,6 +494,7 @@ ks_launcher_main(Datum arg)
 	launches = palloc0(sizeof(Launch) * (ks_shared->nworkers + 1));
 	SetConfigOption("application_name", "pg_kafka_sync launcher", PGC_USERSET, PGC_S_SESSION);
 	pgstat_report_activity(STATE_IDLE, "launcher: watching publishers and subscriptions");
+	wait_after_crash();
 
 	for (;;)
 	{

@@ -16,6 +16,7 @@ typedef struct KsShared
 	LWLock	   *lock;			/* text, identity and desired state of everything below */
 	pid_t		launcher_pid;	/* 0 = not running */
 	Latch	   *launcher_latch;
+	bool		launcher_ran;	/* since shared memory was made */
 	bool		rescan_all;
 	int			nrescans;
 	Oid			rescans[KS_RESCANS];

@@ -142,7 +142,8 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree, Process
 		follow_rename((RenameStmt *) statement);
 	if (ks_shared && IsA(statement, TransactionStmt) && ((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED)
 		ks_wake_publishers();
-	if (ks_shared && IsA(statement, CreatedbStmt))
+	/* a new database may hold definitions; one may be open to connections now, or no template any more */
+	if (ks_shared && (IsA(statement, CreatedbStmt) || IsA(statement, AlterDatabaseStmt)))
 		ks_rescan_all_at_commit();
 }
 

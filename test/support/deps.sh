@@ -14,7 +14,7 @@ mkdir -p "$cache"
 exec 9>"$cache/.lock"
 flock 9
 
-installed() { dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed; }
+installed() { dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -x installed >/dev/null; }
 
 retry() {
   local try

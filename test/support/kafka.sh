@@ -23,7 +23,7 @@ pid() { cat "$dir/pid" 2>/dev/null || true; }
 # The pid file may outlive a reboot: only a process that runs this folder's configuration is ours.
 running() {
   local pid; pid=$(pid)
-  alive "$pid" && tr '\0' ' ' <"/proc/$pid/cmdline" | grep -qF "$dir/server.properties"
+  alive "$pid" && tr '\0' ' ' <"/proc/$pid/cmdline" | grep -F "$dir/server.properties" >/dev/null
 }
 
 gone() { ! alive "$1"; }
@@ -90,7 +90,7 @@ EOF
 }
 
 ready_or_dead() {
-  tail -c +"$log_start" "$dir/log/server.log" | grep -q 'Kafka Server started' || ! alive "$(pid)"
+  tail -c +"$log_start" "$dir/log/server.log" | grep 'Kafka Server started' >/dev/null || ! alive "$(pid)"
 }
 
 start() {
