@@ -8,8 +8,11 @@
 #include "access/table.h"
 #include "access/xlog.h"
 #include "catalog/indexing.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "control/catalog.h"
 #include "miscadmin.h"
 #include "utils/array.h"
@@ -47,13 +50,20 @@ ks_catalog_schema(void)
 	return get_namespace_oid("kafka", true);
 }
 
-/* Oid of one of our tables, InvalidOid if the extension is absent. */
+/*
+ * Oid of one of our tables, InvalidOid if the extension is absent.  A table of that name that is no member of the
+ * extension is somebody else's, and must not be taken for ours: we write ours as superuser.
+ */
 Oid
 ks_catalog_relid(const char *table)
 {
-	Oid			schema = ks_catalog_schema();
+	Oid			extension = get_extension_oid("pg_kafka_sync", true);
+	Oid			schema = OidIsValid(extension) ? ks_catalog_schema() : InvalidOid;
+	Oid			relid = OidIsValid(schema) ? get_relname_relid(table, schema) : InvalidOid;
 
-	return OidIsValid(schema) ? get_relname_relid(table, schema) : InvalidOid;
+	if (!OidIsValid(relid) || getExtensionOfObject(RelationRelationId, relid) != extension)
+		return InvalidOid;
+	return relid;
 }
 
 /* Is relid a table of the extension's own schema? */
@@ -62,7 +72,7 @@ ks_is_own_relation(Oid relid)
 {
 	Oid			schema = get_rel_namespace(relid);
 
-	return OidIsValid(schema) && schema == ks_catalog_schema();
+	return OidIsValid(schema) && schema == ks_catalog_schema() && OidIsValid(get_extension_oid("pg_kafka_sync", true));
 }
 
 /* Value of a column as a C string in CurrentMemoryContext, NULL if null. */

@@ -178,15 +178,28 @@ ks_merge_options(Jsonb *old, Jsonb *changes, const char *const *special, Jsonb *
 	return DatumGetJsonbP(merged);
 }
 
+/* Takes the lock of a row of one of our tables until the end of the transaction. */
+static void
+lock_definition(const char *table, int64 id, LOCKMODE mode)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ks_catalog_relid(table), hash_bytes((unsigned char *) &id, sizeof(id)), 0);
+	(void) LockAcquire(&tag, mode, false, false);
+}
+
 /* Takes the lock of a subscription until the end of the transaction. */
 void
 ks_subscription_lock(int64 id, bool exclusive)
 {
-	LOCKTAG		tag;
+	lock_definition("subscription", id, exclusive ? ExclusiveLock : ShareLock);
+}
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ks_catalog_relid("subscription"),
-					   hash_bytes((unsigned char *) &id, sizeof(id)), 0);
-	(void) LockAcquire(&tag, exclusive ? ExclusiveLock : ShareLock, false, false);
+/* Takes the lock of a publisher until the end of the transaction. */
+void
+ks_publisher_lock(int64 id)
+{
+	lock_definition("publisher", id, ExclusiveLock);
 }
 
 /* End of the WAL inserted so far, flushed. */

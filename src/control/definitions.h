@@ -61,6 +61,8 @@ extern int64 ks_random_id(void);
  * exclusively nothing moves the positions until this transaction ends.
  */
 extern void ks_subscription_lock(int64 id, bool exclusive);
+/* Keeps other functions that change this publisher waiting until the end of the transaction; takes no xid. */
+extern void ks_publisher_lock(int64 id);
 
 /* End of the WAL that has been inserted so far, flushed before return. */
 extern XLogRecPtr ks_wal_end(void);

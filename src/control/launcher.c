@@ -243,7 +243,7 @@ reap(int index)
 	LWLockAcquire(ks_shared->lock, LW_EXCLUSIVE);
 	if (w->kind == KS_WORKER_SCAN)
 	{
-		if (w->state == KS_STATE_ERROR)
+		if (w->state != KS_STATE_FINISHED)
 			next_scan_all = Min(next_scan_all, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SCAN_RETRY_MS));
 		w->kind = KS_WORKER_NONE;
 	}
@@ -390,6 +390,8 @@ next_scan(bool *full)
 			w->object_id = 0;
 			w->wanted = true;
 			w->dropped = false;
+			w->failures = 0;
+			w->state = KS_STATE_STARTING;
 		}
 		LWLockRelease(ks_shared->lock);
 		if (blocked)

@@ -43,6 +43,7 @@ ks_set_owner(PG_FUNCTION_ARGS)
 
 		id = p->id;
 		server = NameStr(p->server);
+		ks_publisher_lock(id);
 		if (!superuser_arg(owner) && !has_rolreplication(owner))
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

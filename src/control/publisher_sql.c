@@ -52,6 +52,14 @@ invalidate_publishers(void)
 	CacheInvalidateRelcacheByRelid(ks_catalog_relid("publisher"));
 }
 
+/* The publisher of this name, that the current user may change, locked until the end of the transaction. */
+static KsPublisher *
+lock_own_publisher(const char *name)
+{
+	ks_publisher_lock(ks_own_publisher(name)->id);
+	return ks_own_publisher(name);	/* as it is now */
+}
+
 /* ERROR unless this server and role can publish at all. */
 static void
 check_may_publish(void)
@@ -236,7 +244,7 @@ ks_alter_publisher(PG_FUNCTION_ARGS)
 	NameData	server;
 
 	check_may_publish();
-	p = ks_own_publisher(name);
+	p = lock_own_publisher(name);
 	if (PG_ARGISNULL(1))
 		PG_RETURN_VOID();
 	merged = ks_merge_options(p->options_json, PG_GETARG_JSONB_P(1), special, special_values);
@@ -277,7 +285,7 @@ ks_drop_publisher(PG_FUNCTION_ARGS)
 		ereport(NOTICE, (errmsg("publisher \"%s\" does not exist, skipping", name)));
 		PG_RETURN_VOID();
 	}
-	values[0] = Int64GetDatum(ks_own_publisher(name)->id);
+	values[0] = Int64GetDatum(lock_own_publisher(name)->id);
 	(void) ks_catalog_execute("DELETE FROM kafka.publisher WHERE id = $1", 1, types, values, NULL);
 	invalidate_publishers();
 	PG_RETURN_VOID();
@@ -292,7 +300,7 @@ ks_pause_publisher(PG_FUNCTION_ARGS)
 	Datum		values[1];
 
 	ks_shmem_require();
-	p = ks_own_publisher(ks_name_arg(fcinfo, 0, "name"));
+	p = lock_own_publisher(ks_name_arg(fcinfo, 0, "name"));
 	values[0] = Int64GetDatum(p->id);
 	(void) ks_catalog_execute("UPDATE kafka.publisher SET enabled = false, version = version + 1 WHERE id = $1",
 							  1, types, values, NULL);
@@ -316,7 +324,7 @@ ks_resume_publisher(PG_FUNCTION_ARGS)
 	int64		floor;
 
 	check_may_publish();
-	p = ks_own_publisher(ks_name_arg(fcinfo, 0, "name"));
+	p = lock_own_publisher(ks_name_arg(fcinfo, 0, "name"));
 	foreign = !ks_belongs_here(p->system_identifier, p->database_oid);
 	never = strcmp(p->snapshot, "never") == 0;
 	id = foreign ? ks_random_id() : p->id;
@@ -338,7 +346,7 @@ ks_resume_publisher(PG_FUNCTION_ARGS)
 	if (foreign)
 		(void) ks_catalog_execute("DELETE FROM kafka.publisher_snapshot WHERE publisher_id = $1", 1, types, values, NULL);
 	(void) ks_catalog_execute("UPDATE kafka.publisher SET enabled = true, version = version + 1, id = $2, slot_name = $3, "
-							  "snapshot_floor = $4, system_identifier = $5, database_oid = $6, "
+							  "snapshot_floor = CASE WHEN id <> $2 OR snapshot_floor = 0 THEN $4 ELSE snapshot_floor END, system_identifier = $5, database_oid = $6, "
 							  "snapshot_state = CASE WHEN id <> $2 AND snapshot <> 'never' THEN 'pending' ELSE snapshot_state END "
 							  "WHERE id = $1", 6, types, values, NULL);
 	invalidate_publishers();
@@ -403,7 +411,7 @@ ks_set_topic(PG_FUNCTION_ARGS)
 	char		nulls[4] = {' ', ' ', ' ', ' '};
 
 	check_may_publish();
-	p = ks_own_publisher(ks_name_arg(fcinfo, 0, "publisher"));
+	p = lock_own_publisher(ks_name_arg(fcinfo, 0, "publisher"));
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -412,7 +420,7 @@ ks_set_topic(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("tables of pg_kafka_sync are never published")));
-	rel = table_open(PG_GETARG_OID(1), ShareUpdateExclusiveLock);
+	rel = table_open(PG_GETARG_OID(1), AccessShareLock);
 	if (!PG_ARGISNULL(2))
 		check_topic_name(text_to_cstring(PG_GETARG_TEXT_PP(2)));
 	if (!PG_ARGISNULL(3))
@@ -442,7 +450,7 @@ ks_set_topic(PG_FUNCTION_ARGS)
 	values[3] = PG_ARGISNULL(3) ? (Datum) 0 : PG_GETARG_DATUM(3);
 	nulls[2] = PG_ARGISNULL(2) ? 'n' : ' ';
 	nulls[3] = PG_ARGISNULL(3) ? 'n' : ' ';
-	/* a user catalog table takes no ON CONFLICT; the lock on the relation keeps others out meanwhile */
+	/* a user catalog table takes no ON CONFLICT; the publisher's lock keeps others out meanwhile */
 	(void) ks_catalog_execute("DELETE FROM kafka.publisher_relation WHERE publisher_id = $1 AND relation::pg_catalog.oid = $2",
 							  2, types, values, NULL);
 	if (!PG_ARGISNULL(2) || !PG_ARGISNULL(3))

@@ -273,6 +273,7 @@ scan_body(void)
 	drop_orphan_origins(subscriptions);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	ks_worker_set_state(KS_STATE_FINISHED, NULL);
 }
 
 /* Main function of the scan worker. */

@@ -21,7 +21,8 @@ static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 static void
 init_place(KsWorker *w)
 {
-	memset(w, 0, sizeof(KsWorker));
+	/* not its condition variable: somebody may still wait for the former user of the place */
+	memset(w, 0, offsetof(KsWorker, progress));
 	pg_atomic_init_u64(&w->rows, 0);
 	pg_atomic_init_u64(&w->bytes, 0);
 	pg_atomic_init_u64(&w->acked_lsn, 0);
@@ -32,7 +33,6 @@ init_place(KsWorker *w)
 	pg_atomic_init_u64(&w->skipped_truncates, 0);
 	pg_atomic_init_u64(&w->loops, 0);
 	pg_atomic_init_u64(&w->fetched_at, 0);
-	ConditionVariableInit(&w->progress);
 }
 
 /* Returns the bytes of shared memory that the extension needs. */
@@ -80,7 +80,11 @@ startup_hook(void)
 		ks_shared->npartitions = ks_guc_max_partitions;
 		ks_shared->rescan_all = true;
 		pg_atomic_init_u32(&ks_shared->npublishers, 0);
-		init_place(&ks_workers[ks_shared->nworkers]);
+		for (int i = 0; i <= ks_shared->nworkers; i++)
+		{
+			init_place(&ks_workers[i]);
+			ConditionVariableInit(&ks_workers[i].progress);
+		}
 	}
 	LWLockRelease(AddinShmemInitLock);
 }

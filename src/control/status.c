@@ -218,6 +218,7 @@ wait_step(KsWorkerKind kind, int64 id, TimestampTz end)
 	LWLockRelease(ks_shared->lock);
 	if (w == NULL)
 	{
+		ConditionVariableCancelSleep();
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, Min(ms, 20),
 						 ks_wait_event("KafkaWaitFor"));
 		ResetLatch(MyLatch);

@@ -85,7 +85,7 @@ typedef struct KsWorker
 	pg_atomic_uint64 skipped_truncates;
 	pg_atomic_uint64 loops;		/* main loop passes: tests for busy loops read it */
 	pg_atomic_uint64 fetched_at;	/* subscription: TimestampTz of the last look at the log ends */
-	ConditionVariable progress; /* broadcast when acked_lsn or applied offsets moved */
+	ConditionVariable progress; /* broadcast when acked_lsn or applied offsets moved; last: it outlives the place's use */
 } KsWorker;
 
 /* Log ends of a partition as its subscription's worker last saw them. */

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_publication.h"
 #include "access/htup_details.h"
 #include "compat/decode_compat.h"
 #include "decode/publication.h"
@@ -217,7 +218,8 @@ ks_entry_fill(KsSource *source, Relation relation, bool lenient, KsEntry *entry)
 	entry->context = AllocSetContextCreate(source->definition_context, "published table", ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(entry->context);
 
-	entry->published = ks_publication_membership(source, relid, &membership);
+	/* as pgoutput: FOR ALL TABLES does not mean materialised views or the catalog */
+	entry->published = is_publishable_relation(relation) && ks_publication_membership(source, relid, &membership);
 	if (entry->published)
 	{
 		entry->insert = membership.insert;
@@ -237,6 +239,12 @@ ks_entry_fill(KsSource *source, Relation relation, bool lenient, KsEntry *entry)
 	}
 	entry->valid = true;
 	MemoryContextSwitchTo(old);
+	if (!entry->published)
+	{
+		/* most tables of a database may not be published, and they come and go */
+		MemoryContextDelete(entry->context);
+		entry->context = NULL;
+	}
 }
 
 /* Is the topic's other user really using it still, under the snapshot in force? */

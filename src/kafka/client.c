@@ -141,11 +141,18 @@ wait_dying(int left, int timeout_ms)
 static void
 destroy_at_exit(int code, Datum arg)
 {
-	(void) code;
+	bool		alive;
+
 	(void) arg;
 	while (!dlist_is_empty(&clients))
 		ks_client_destroy(dlist_head_element(KsClient, node, &clients), 0);
 	wait_dying(0, EXIT_WAIT_MS);
+	pthread_mutex_lock(&dying_lock);
+	alive = dying > 0;
+	pthread_mutex_unlock(&dying_lock);
+	/* a thread that does not end must not meet the exit handlers of its libraries; shared memory is left already */
+	if (alive)
+		_exit(code);
 }
 
 /* Makes the pipe that librdkafka writes to. ERROR if there are no file descriptors left. */
