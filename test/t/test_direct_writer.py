@@ -29,7 +29,7 @@ def test_domain_not_null(db, kafka):
     kafka.produce_many(topic, [({"id": 1}, {"id": 1})])
     subscribe(db, topic, "d")
     row = db.wait_state("subscription", "s", "error")
-    assert "domain nn does not allow null values" in row["last_error"]
+    assert "does not allow null values" in row["last_error"]
     assert db.value("SELECT count(*) FROM d") == 0
 
 
