@@ -72,7 +72,7 @@ ALTER TABLE toast ALTER t SET STORAGE EXTERNAL;
 INSERT INTO toast VALUES (1, 1, repeat('x', 3000));
 SELECT length(value) FROM events();
 UPDATE toast SET i = 2;
-SELECT key, value FROM events();
+SELECT key, value, headers FROM events();
 ALTER TABLE toast REPLICA IDENTITY FULL;
 UPDATE toast SET i = 3;
 SELECT key, length(value) FROM events();

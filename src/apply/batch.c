@@ -29,6 +29,7 @@ ks_batch_create(KsTargetTable *target, const KsSubscription *subscription)
 	if (b->parser == NULL)
 		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 	b->ignore_unknown = subscription->options->bool_value[KS_OPT_IGNORE_UNKNOWN];
+	b->full_before = subscription->options->bool_value[KS_OPT_FULL_BEFORE];
 	b->json = strcmp(subscription->format, "json") == 0;
 	b->context = AllocSetContextCreate(CurrentMemoryContext, "pg_kafka_sync batch", 64 * 1024, 1024 * 1024, 8 * 1024 * 1024);
 	return b;
@@ -243,12 +244,91 @@ find_before_keys(KsBatch *b)
 	}
 }
 
+/* Does the message key hold all of the target's key columns?  Then Kafka keeps the order of what concerns a row. */
+static bool
+message_key_holds_key(KsBatch *b)
+{
+	KsTargetTable *t = b->target;
+	const KsFieldList *key = &b->parsed.key;
+
+	memset(b->cells, KS_CELL_ABSENT, b->natts);
+	for (int i = 0; key->present && i < key->count; i++)
+	{
+		KsColumnConverter *column = ks_converter_find(t->converter, &key->fields[i], i);
+
+		if (column)
+			b->cells[ks_column_index(column)] = KS_CELL_VALUE;
+	}
+	return keys_complete(b);
+}
+
+/* Names of the target's key columns, for messages. */
+static char *
+key_names(KsBatch *b)
+{
+	StringInfoData names;
+
+	initStringInfo(&names);
+	for (int i = 0; i < b->target->nkeys; i++)
+		appendStringInfo(&names, "%s\"%s\"", i ? ", " : "", b->target->columns[b->target->keys[i].index].name);
+	return names.data;
+}
+
+/* ERROR: what a delete or update leaves behind cannot be told; why ends the sentence. */
+static void
+cannot_tell_old_key(KsBatch *b, const char *why)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the message key does not hold the target's key columns %s, and %s", key_names(b), why),
+			 errhint("Set REPLICA IDENTITY FULL on the source table and then option \"full_before\" of the subscription, "
+					 "or publish the table with the target's key as message key (kafka.set_topic(key)).")));
+}
+
 /*
- * An update whose old row is known and had another key: that one is deleted.  (Debezium itself sends a key change as
+ * ERROR unless "before" may be asked for the target's key, which the message key does not hold.
+ *
+ * Without REPLICA IDENTITY FULL only the identity's columns have their values in there, and the others look like values
+ * too: null, or the default where they are NOT NULL.  So somebody has to say that it is the whole row.  Tables without
+ * any key need no such word, since PostgreSQL demands FULL of them.  And where messages of one row come by several
+ * partitions, a delete might come after the row that has taken its place.
+ */
+static void
+check_before_is_usable(KsBatch *b, const KsMessage *message)
+{
+	if (b->partitions > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the message key does not hold the target's key columns %s, and several partitions are read: "
+						"the order of a row's changes is not known", key_names(b)),
+				 errhint("Publish the table to a topic of one partition, or with the target's key as message key "
+						 "(kafka.set_topic(key)).")));
+	if (message->key != NULL && !b->full_before)
+		cannot_tell_old_key(b, "it is not known whether the old row is whole");
+}
+
+/* Reads the key columns that are not known yet from "before".  ERROR unless all of them have a value then. */
+static void
+read_before_keys(KsBatch *b)
+{
+	KsTargetTable *t = b->target;
+
+	read_keys(b, &b->parsed.before, b->parsed.schema, b->parsed.schema_size);
+	for (int i = 0; i < t->nkeys; i++)
+	{
+		int			index = t->keys[i].index;
+
+		if (b->cells[index] != KS_CELL_VALUE || b->nulls[index])
+			cannot_tell_old_key(b, psprintf("the old row has no value for column \"%s\"", t->columns[index].name));
+	}
+}
+
+/*
+ * An update whose old row had another key: that one is deleted.  (Debezium itself sends a change of the message key as
  * delete and create, but the target's key need not be the source's.)
  */
 static void
-leave_old_key(KsBatch *b)
+leave_old_key(KsBatch *b, const KsMessage *message)
 {
 	KsTargetTable *t = b->target;
 	const KsFieldList *after = &b->parsed.after;
@@ -256,7 +336,7 @@ leave_old_key(KsBatch *b)
 	int			known = 0;
 
 	find_before_keys(b);
-	for (int i = 0; i < after->count; i++)
+	for (int i = 0; b->parsed.before.present && i < after->count; i++)
 	{
 		const KsField *new = &after->fields[i];
 		KsColumnConverter *column = ks_converter_find(t->converter, new, i);
@@ -269,12 +349,57 @@ leave_old_key(KsBatch *b)
 			(old->size > 0 && memcmp(old->data, new->data, old->size) != 0))
 			moved = true;
 	}
-	if (!moved || known < t->nkeys)
+	if (!moved && known == t->nkeys)
+		return;
+	if (message_key_holds_key(b))
+	{
+		if (known < t->nkeys)
+			return;
+	}
+	else if (b->parsed.before.present)
+		check_before_is_usable(b, message);
+	else if (message->key != NULL)
+		cannot_tell_old_key(b, "the update has no old row");
+	else
 		return;
 	memset(b->cells, KS_CELL_ABSENT, b->natts);
-	read_keys(b, &b->parsed.before, b->parsed.schema, b->parsed.schema_size);
-	check_keys(b);
+	read_before_keys(b);
 	fold_delete(b);
+}
+
+/* ERROR: the target has no such column. */
+static void
+unknown_column(KsBatch *b, const KsField *field)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_COLUMN),
+			 errmsg("column \"%s\" does not exist in table %s",
+					pg_any_to_server(pnstrdup(field->name, field->name_size), field->name_size, PG_UTF8),
+					b->target->qualified),
+			 errhint("Add the column, or set option \"ignore_unknown_columns\".")));
+}
+
+/* Notes the columns that the publisher left out since they are unchanged (format json). */
+static void
+keep_unchanged(KsBatch *b)
+{
+	const KsFieldList *unchanged = &b->parsed.unchanged;
+
+	for (int i = 0; i < unchanged->count; i++)
+	{
+		KsColumnConverter *column = ks_converter_find(b->target->converter, &unchanged->fields[i], i);
+		int			index;
+
+		if (column == NULL)
+		{
+			if (!b->ignore_unknown)
+				unknown_column(b, &unchanged->fields[i]);
+			continue;
+		}
+		index = ks_column_index(column);
+		if (b->target->columns[index].writable && b->cells[index] == KS_CELL_ABSENT)
+			b->cells[index] = KS_CELL_KEEP;
+	}
 }
 
 /* Reads the row of a create, update or snapshot event. */
@@ -287,9 +412,9 @@ read_row(KsBatch *b, const KsMessage *message)
 	if (!after->present)
 		bad_message("the event has no row: \"after\" is missing or null");
 	ks_converter_use_schema(t->converter, b->parsed.schema, b->parsed.schema_size);
-	if (b->parsed.op == 'u' && b->parsed.before.present)
+	if (b->parsed.op == 'u' && !b->json)
 	{
-		leave_old_key(b);
+		leave_old_key(b, message);
 		ks_converter_use_schema(t->converter, b->parsed.schema, b->parsed.schema_size);
 	}
 
@@ -304,85 +429,33 @@ read_row(KsBatch *b, const KsMessage *message)
 		{
 			if (b->ignore_unknown)
 				continue;
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("column \"%s\" does not exist in table %s",
-							pg_any_to_server(pnstrdup(field->name, field->name_size), field->name_size, PG_UTF8),
-							t->qualified),
-					 errhint("Add the column, or set option \"ignore_unknown_columns\".")));
+			unknown_column(b, field);
 		}
 		index = ks_column_index(column);
 		if (!t->columns[index].writable)
 			continue;
 		read_cell(b, column, index, field);
-		t->columns[index].seen = true;
 	}
 	if (!keys_complete(b))
 		read_keys(b, &b->parsed.key, b->parsed.key_schema, b->parsed.key_schema_size);
 	check_keys(b);
-
-	/* Our publishers leave unchanged TOAST values out of format json; other writers of json leave out what is null. */
-	if (message->ours)
-		for (int i = 0; i < b->natts; i++)
-			if (b->cells[i] == KS_CELL_ABSENT && t->columns[i].seen && t->columns[i].toastable && t->columns[i].writable)
-				b->cells[i] = KS_CELL_KEEP;
+	keep_unchanged(b);
 	fold_upsert(b);
-}
-
-/* Is this what a type's zero looks like, which stands for "not known" in the old row of a delete? */
-static bool
-is_zero(const KsField *field)
-{
-	switch (field->kind)
-	{
-		case KS_FIELD_FALSE:
-			return true;
-		case KS_FIELD_STRING:
-			return field->size == 0 || (field->size == 4 && memcmp(field->data, "AA==", 4) == 0);
-		case KS_FIELD_NUMBER:
-			return strspn(field->data, "0.") >= field->size;
-		default:
-			return false;
-	}
-}
-
-/*
- * ERROR if the target's key, which is not the message's, was left out of a delete's old row.  Without REPLICA IDENTITY
- * FULL only the source's key is in there; the other columns are null, or a zero where they are NOT NULL.
- */
-static void
-check_before_carries_key(KsBatch *b)
-{
-	KsTargetTable *t = b->target;
-
-	find_before_keys(b);
-	for (int i = 0; i < t->nkeys; i++)
-	{
-		const KsField *field = b->before_keys[t->keys[i].index];
-
-		if (field != NULL && !is_zero(field))
-			return;
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_NO_DATA_FOUND),
-			 errmsg("column \"%s\": the delete does not carry the target's key", t->columns[t->keys[0].index].name),
-			 errhint("Set REPLICA IDENTITY FULL on the source table, or publish it with the target's key as message key.")));
 }
 
 /* Reads the key of a delete or tombstone. */
 static void
 read_delete(KsBatch *b, const KsMessage *message)
 {
-	/* Tables without a key have tombstones without a key; the delete before it said what there was to say. */
-	if (b->parsed.tombstone && message->key == NULL && !b->json)
-		return;
 	memset(b->cells, KS_CELL_ABSENT, b->natts);
 	read_keys(b, &b->parsed.key, b->parsed.key_schema, b->parsed.key_schema_size);
-	if (!keys_complete(b))
+	if (!keys_complete(b) && !b->json)
 	{
-		read_keys(b, &b->parsed.before, b->parsed.schema, b->parsed.schema_size);
-		if (message->key != NULL && keys_complete(b))
-			check_before_carries_key(b);
+		/* A tombstone that does not tell the target's key: the delete before it said what there was to say. */
+		if (b->parsed.tombstone)
+			return;
+		check_before_is_usable(b, message);
+		read_before_keys(b);
 	}
 	check_keys(b);
 	fold_delete(b);

@@ -38,6 +38,7 @@ typedef struct KsBatch
 	KsParsed	parsed;
 	bool		ignore_unknown;
 	bool		json;
+	bool		full_before;	/* "before" is the whole old row, says the subscription's owner */
 	int			partitions;		/* that the subscription reads */
 
 	MemoryContext context;		/* rows and values; reset per batch */

@@ -157,21 +157,53 @@ delete_rows(KsBatch *b)
 	(void) run(b, sql.data, SPI_OK_DELETE, columns, rows, count);
 }
 
-/* Inserts the rows of a group, or updates those that are there. */
+/* Has a group values for all columns that can be written? */
+static bool
+is_complete(KsTargetTable *t, const RowGroup *g)
+{
+	for (int i = 0; i < t->natts; i++)
+		if (t->columns[i].writable && !g->columns[i])
+			return false;
+	return true;
+}
+
+/*
+ * Inserts the rows of a group, or updates those that are there.
+ *
+ * INSERT checks a row before it looks for a conflict.  So what lacks columns, which may be NOT NULL, must not come that
+ * far if its row is there: such rows are updated first, and only the others are inserted.
+ */
 static void
 upsert_group(KsBatch *b, RowGroup *g)
 {
 	KsTargetTable *t = b->target;
 	StringInfoData sql;
 	StringInfoData assignments;
+	bool		complete = is_complete(t, g);
 
 	initStringInfo(&sql);
 	initStringInfo(&assignments);
+	if (!complete && append_assignments(&assignments, t, g->columns, "r") > 0)
+	{
+		appendStringInfo(&sql, "UPDATE %s t SET %s FROM " RELATION_NAME " r WHERE ", t->qualified, assignments.data);
+		append_key_condition(&sql, t);
+		if (run(b, sql.data, SPI_OK_UPDATE, g->columns, g->rows, g->count) == g->count)
+			return;
+		resetStringInfo(&sql);
+		resetStringInfo(&assignments);
+	}
 	appendStringInfo(&sql, "INSERT INTO %s AS t (", t->qualified);
 	append_columns(&sql, t, g->columns);
 	appendStringInfo(&sql, ")%s SELECT ", t->has_identity ? " OVERRIDING SYSTEM VALUE" : "");
 	append_columns(&sql, t, g->columns);
-	appendStringInfoString(&sql, " FROM " RELATION_NAME " ON CONFLICT (");
+	appendStringInfoString(&sql, " FROM " RELATION_NAME " r");
+	if (!complete)
+	{
+		appendStringInfo(&sql, " WHERE NOT EXISTS (SELECT FROM %s t WHERE ", t->qualified);
+		append_key_condition(&sql, t);
+		appendStringInfoChar(&sql, ')');
+	}
+	appendStringInfoString(&sql, " ON CONFLICT (");
 	for (int i = 0; i < t->nkeys; i++)
 		appendStringInfo(&sql, "%s%s", i ? ", " : "", t->columns[t->keys[i].index].quoted);
 	appendStringInfoChar(&sql, ')');

@@ -21,7 +21,6 @@ typedef struct KsTargetColumn
 	bool		key;
 	bool		always_identity;
 	bool		toastable;
-	bool		seen;			/* a message had it: from then on its absence means "unchanged" in format json */
 } KsTargetColumn;
 
 typedef struct KsKeyColumn

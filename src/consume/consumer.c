@@ -36,9 +36,9 @@ static const KsProperty fixed_properties[] = {
 static const KsProperty default_properties[] = {
 	{"fetch.wait.max.ms", "100"},
 	{"fetch.min.bytes", "1"},
-	{"fetch.max.bytes", "4194304"},
-	{"fetch.message.max.bytes", "2097152"},
-	{"queued.max.messages.kbytes", "32768"},
+	{"fetch.max.bytes", "1572864"},
+	{"fetch.message.max.bytes", "524288"},
+	{"queued.max.messages.kbytes", "16384"},
 	{"queued.min.messages", "100000"},
 	{"fetch.error.backoff.ms", "100"},
 	{"fetch.queue.backoff.ms", "5"},
@@ -265,6 +265,18 @@ grow(KsConsumer *c)
 	MemoryContextSwitchTo(old);
 }
 
+/* Returns the value of a header and its size, NULL and 0 if there is none (or it is null). */
+static const char *
+find_header(const rd_kafka_headers_t *headers, const char *name, size_t *size)
+{
+	const void *value;
+
+	if (rd_kafka_header_get_last(headers, name, &value, size) == RD_KAFKA_RESP_ERR_NO_ERROR && value != NULL)
+		return value;
+	*size = 0;
+	return NULL;
+}
+
 /* Takes over one message; it owns the event from then on. False: it is none of ours. */
 static bool
 take_message(KsConsumer *c, rd_kafka_event_t *event)
@@ -294,20 +306,13 @@ take_message(KsConsumer *c, rd_kafka_event_t *event)
 	m->native = event;
 	m->json_null = NULL;
 	m->json_null_size = 0;
-	m->ours = false;
+	m->unchanged = NULL;
+	m->unchanged_size = 0;
 	if (c->json_headers && rkm->payload != NULL &&
 		rd_kafka_message_headers(rkm, &headers) == RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
-		const void *value;
-		size_t		size;
-
-		if (rd_kafka_header_get_last(headers, KS_HEADER_POS, &value, &size) == RD_KAFKA_RESP_ERR_NO_ERROR)
-			m->ours = true;
-		if (rd_kafka_header_get_last(headers, KS_HEADER_JSON_NULL, &value, &size) == RD_KAFKA_RESP_ERR_NO_ERROR)
-		{
-			m->json_null = value;
-			m->json_null_size = size;
-		}
+		m->json_null = find_header(headers, KS_HEADER_JSON_NULL, &m->json_null_size);
+		m->unchanged = find_header(headers, KS_HEADER_UNCHANGED, &m->unchanged_size);
 	}
 	c->owners[c->count] = o;
 	c->count++;

@@ -73,6 +73,9 @@ static const KsOptionDef option_table[] = {
 	"SQL types of fields whose message does not tell scale or unit, by column name."},
 	{KS_OPT_IGNORE_UNKNOWN, "ignore_unknown_columns", KS_SUBSCRIPTION, KS_TYPE_BOOL, "false", 0, 0, NULL,
 	"Leave out fields that the target has no column for, instead of stopping with an error."},
+	{KS_OPT_FULL_BEFORE, "full_before", KS_SUBSCRIPTION, KS_TYPE_BOOL, "false", 0, 0, NULL,
+		"Format debezium: the old row in events is whole (REPLICA IDENTITY FULL on all source tables), so that it tells the "
+	"target's key where the message key does not."},
 	{KS_OPT_FK_WAIT, "fk_wait", KS_SUBSCRIPTION, KS_TYPE_INT, "30000", 0, 86400000, NULL,
 	"Milliseconds that a foreign-key violation is retried before it counts as an error."},
 	{KS_OPT_REPLICATION_ROLE, "session_replication_role", KS_SUBSCRIPTION, KS_TYPE_ENUM, "origin", 0, 0, "origin | replica",

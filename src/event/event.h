@@ -91,6 +91,7 @@ typedef struct KsHeader
 #define KS_MAX_HEADERS 8
 #define KS_HEADER_POS "pg_kafka_sync.pos"
 #define KS_HEADER_JSON_NULL "pg_kafka_sync.json_null"
+#define KS_HEADER_UNCHANGED "pg_kafka_sync.unchanged"
 
 /*
  * One Kafka message to be sent; all borrowed.  value NULL = tombstone, key NULL = unkeyed.

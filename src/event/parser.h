@@ -27,7 +27,8 @@ typedef struct KsMessage
 	void	   *native;			/* the consumer's own handle of the message */
 	const char *json_null;		/* value of header pg_kafka_sync.json_null, NULL if none: a JSON array of column names */
 	size_t		json_null_size;
-	bool		ours;			/* format json: carries header pg_kafka_sync.pos, so one of our publishers wrote it */
+	const char *unchanged;		/* value of header pg_kafka_sync.unchanged, NULL if none: a JSON array of column names */
+	size_t		unchanged_size;
 } KsMessage;
 
 typedef enum KsFieldKind
@@ -78,6 +79,7 @@ typedef struct KsParsed
 	KsFieldList key;			/* fields of the message key */
 	KsFieldList before;
 	KsFieldList after;
+	KsFieldList unchanged;		/* format json: columns left out since they are unchanged; only the names */
 	const char *schema;			/* raw JSON text of the value's "schema", NULL if none */
 	size_t		schema_size;
 	const char *key_schema;		/* same of the key */

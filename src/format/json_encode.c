@@ -2,7 +2,8 @@
  * json_encode.c: format json: a row as one flat JSON object that loses nothing.
  *
  * Numbers and booleans are JSON's own, json and jsonb are nested as they are, everything else is PostgreSQL's text
- * under fixed settings.  A column that WAL does not carry is left out; deletes have no value but a tombstone.
+ * under fixed settings.  A column that WAL does not carry is left out and named in a header; deletes have no
+ * value but a tombstone.
  */
 #include "postgres.h"
 
@@ -33,21 +34,42 @@ typedef struct JsonEncoder
 {
 	KsEncoder	base;
 	bool		initialised;
-	StringInfoData json_null;	/* value of that header: names of columns, a JSON array */
+	/* values of these headers: names of columns, a JSON array without its end */
+	StringInfoData json_null;
+	StringInfoData unchanged;
 } JsonEncoder;
 
 /* The encoder at work, for values that end up in a header. */
 static JsonEncoder *current = NULL;
 
-/* Adds a column to those whose value is JSON null, which is not the same as SQL's. */
+/* Adds a column to a header's names. */
 static void
-note_json_null(const KsColumn *column)
+note_column(StringInfo names, const KsColumn *column)
 {
-	StringInfo	names = &current->json_null;
-
 	ks_put_char(names, names->len == 0 ? '[' : ',');
 	/* The prefix is ,"name": */
 	ks_put(names, column->prefix + 1, column->prefix_size - 2);
+}
+
+/* Notes that a column's value is JSON null, which is not the same as SQL's. */
+static void
+note_json_null(const KsColumn *column)
+{
+	note_column(&current->json_null, column);
+}
+
+/* Appends a header unless it has no names. */
+static void
+add_names_header(StringInfo names, const char *name, KsHeader *headers, int *nheaders)
+{
+	if (likely(names->len == 0))
+		return;
+	ks_put_char(names, ']');
+	ks_terminate(names);
+	headers[*nheaders].name = name;
+	headers[*nheaders].value = names->data;
+	headers[*nheaders].size = names->len;
+	(*nheaders)++;
 }
 
 /* real with all its digits; what is no number is a string. */
@@ -244,6 +266,7 @@ json_create(const KsEncoderConfig *config)
 	encoder->base.ops = &ks_json_encoder;
 	encoder->base.config = *config;
 	initStringInfo(&encoder->json_null);
+	initStringInfo(&encoder->unchanged);
 	return &encoder->base;
 }
 
@@ -318,7 +341,10 @@ put_object(JsonEncoder *encoder, const KsRelation *rel, KsColumn *columns, int n
 		if (unlikely(row->unchanged != NULL && row->unchanged[attribute]))
 		{
 			if (older == NULL || (older->unchanged != NULL && older->unchanged[attribute]))
+			{
+				note_column(&encoder->unchanged, column);
 				continue;
+			}
 			from = older;
 		}
 		ks_put(out, column->prefix, column->prefix_size);
@@ -367,17 +393,11 @@ json_encode_value(KsEncoder *base, const KsChange *change, StringInfo out, KsHea
 		return false;
 	state = change->rel->codec;
 	resetStringInfo(&encoder->json_null);
+	resetStringInfo(&encoder->unchanged);
 	put_object(encoder, change->rel, state->columns, state->ncolumns, change->after,
 			   change->before_is_key ? NULL : change->before, out);
-	if (unlikely(encoder->json_null.len > 0))
-	{
-		ks_put_char(&encoder->json_null, ']');
-		ks_terminate(&encoder->json_null);
-		headers[*nheaders].name = KS_HEADER_JSON_NULL;
-		headers[*nheaders].value = encoder->json_null.data;
-		headers[*nheaders].size = encoder->json_null.len;
-		(*nheaders)++;
-	}
+	add_names_header(&encoder->json_null, KS_HEADER_JSON_NULL, headers, nheaders);
+	add_names_header(&encoder->unchanged, KS_HEADER_UNCHANGED, headers, nheaders);
 	return true;
 }
 

@@ -38,8 +38,8 @@ ks_parsed_clear(KsParsed *out)
 	out->op = 0;
 	out->tombstone = false;
 	out->ignore = false;
-	out->key.count = out->before.count = out->after.count = 0;
-	out->key.present = out->before.present = out->after.present = false;
+	out->key.count = out->before.count = out->after.count = out->unchanged.count = 0;
+	out->key.present = out->before.present = out->after.present = out->unchanged.present = false;
 	out->schema = out->key_schema = NULL;
 	out->schema_size = out->key_schema_size = 0;
 }
@@ -51,6 +51,7 @@ ks_parsed_free(KsParsed *parsed)
 	free(parsed->key.fields);
 	free(parsed->before.fields);
 	free(parsed->after.fields);
+	free(parsed->unchanged.fields);
 	memset(parsed, 0, sizeof(KsParsed));
 }
 
@@ -107,6 +108,47 @@ ks_json_fields(KsJson *json, KsFieldList *list)
 		if (!ks_json_value(json, field))
 			return false;
 	}
+}
+
+/* Says what is wrong with a header. */
+static const char *
+bad_names(KsParser *parser, const char *header)
+{
+	snprintf(parser->error, sizeof(parser->error), "header %s is not a JSON array of column names", header);
+	return parser->error;
+}
+
+/* See json_fields.h. */
+const char *
+ks_json_names(KsParser *parser, const char *header, const char *text, size_t size, KsFieldList *list)
+{
+	KsJson		json;
+	char		part[64];
+	bool		first = true;
+	int			more;
+
+	list->count = 0;
+	list->present = true;
+	ks_json_init(&json, text, size, &parser->arena);
+	if (ks_json_peek(&json) != '[')
+		return bad_names(parser, header);
+	while ((more = ks_json_next_element(&json, &first)) > 0)
+	{
+		KsField    *field = add_field(list);
+
+		if (field == NULL)
+			return "out of memory";
+		if (!ks_json_value(&json, field))
+			break;
+		if (field->kind != KS_FIELD_STRING)
+			return bad_names(parser, header);
+		field->name = field->data;
+		field->name_size = field->size;
+	}
+	if (more == 0 && ks_json_finish(&json))
+		return NULL;
+	snprintf(part, sizeof(part), "header %s: ", header);
+	return ks_json_failure(parser, &json, part);
 }
 
 /* Scans any value into a list: an object's members, or a scalar as the one nameless field; null is no field. */

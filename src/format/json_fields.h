@@ -23,6 +23,12 @@ extern void ks_parsed_clear(KsParsed *out);
 extern bool ks_json_fields(KsJson *json, KsFieldList *list);
 
 /*
+ * Scans a header that is a JSON array of column names into the names of list.  header: its name, for the cause that is
+ * returned; NULL if all is well.
+ */
+extern const char *ks_json_names(KsParser *parser, const char *header, const char *text, size_t size, KsFieldList *list);
+
+/*
  * Parses a message key: an object, or a scalar as one field with an empty name; absent and null keys leave out->key
  * not present.  With "unwrap", {"schema":...,"payload":...} stands for its payload.  Returns NULL or the cause.
  */

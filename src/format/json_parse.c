@@ -6,39 +6,46 @@
 
 #include <string.h>
 
-/*
- * Marks the columns that the header pg_kafka_sync.json_null (a JSON array of names) says to be JSON null.
- * Returns NULL or the cause.
- */
+/* Marks the columns that header pg_kafka_sync.json_null says to be JSON null.  Returns NULL or the cause. */
 static const char *
-mark_json_nulls(KsParser *parser, const KsMessage *message, KsFieldList *list)
+mark_json_nulls(KsParser *parser, const KsMessage *message, KsParsed *out)
 {
-	KsJson		json;
-	KsField		name;
-	bool		first = true;
-	int			more;
+	const char *error = ks_json_names(parser, "pg_kafka_sync.json_null", message->json_null, message->json_null_size,
+									  &out->unchanged);
 
-	ks_json_init(&json, message->json_null, message->json_null_size, &parser->arena);
-	if (ks_json_peek(&json) != '[')
-		return "header pg_kafka_sync.json_null is not a JSON array of column names";
-	while ((more = ks_json_next_element(&json, &first)) > 0)
+	if (error != NULL)
+		return error;
+	for (int n = 0; n < out->unchanged.count; n++)
 	{
-		if (!ks_json_value(&json, &name))
-			break;
-		if (name.kind != KS_FIELD_STRING)
-			return "header pg_kafka_sync.json_null is not a JSON array of column names";
-		for (int i = 0; i < list->count; i++)
-		{
-			KsField    *field = &list->fields[i];
+		const KsField *name = &out->unchanged.fields[n];
 
-			if (field->kind == KS_FIELD_NULL && field->name_size == name.size &&
-				memcmp(field->name, name.data, name.size) == 0)
+		for (int i = 0; i < out->after.count; i++)
+		{
+			KsField    *field = &out->after.fields[i];
+
+			if (field->kind == KS_FIELD_NULL && field->name_size == name->name_size &&
+				memcmp(field->name, name->name, name->name_size) == 0)
 				field->json_null = true;
 		}
 	}
-	if (more != 0 || !ks_json_finish(&json))
-		return ks_json_failure(parser, &json, "header pg_kafka_sync.json_null: ");
+	/* the list was only borrowed */
+	out->unchanged.count = 0;
+	out->unchanged.present = false;
 	return NULL;
+}
+
+/* Reads what the headers say about the row.  Returns NULL or the cause. */
+static const char *
+read_headers(KsParser *parser, const KsMessage *message, KsParsed *out)
+{
+	const char *error = NULL;
+
+	if (message->json_null != NULL)
+		error = mark_json_nulls(parser, message, out);
+	if (error == NULL && message->unchanged != NULL)
+		error = ks_json_names(parser, "pg_kafka_sync.unchanged", message->unchanged, message->unchanged_size,
+							  &out->unchanged);
+	return error;
 }
 
 /* Parses one message; see KsParserOps. */
@@ -69,7 +76,7 @@ json_parse(KsParser *parser, const KsMessage *message, KsParsed *out)
 		if (!ks_json_fields(&json, &out->after) || !ks_json_finish(&json))
 			return ks_json_failure(parser, &json, "");
 		out->op = 'u';
-		return message->json_null != NULL ? mark_json_nulls(parser, message, &out->after) : NULL;
+		return read_headers(parser, message, out);
 	}
 	if (!ks_json_skip(&json) || !ks_json_finish(&json))
 		return ks_json_failure(parser, &json, "");

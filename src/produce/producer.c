@@ -5,11 +5,12 @@
 
 #include "kafka/client.h"
 #include "mb/pg_wchar.h"
+#include "produce/payload_pool.h"
 #include "produce/producer.h"
 #include "utils/hsearch.h"
 #include "utils/timestamp.h"
 
-#define MAX_BYTES_UNDER_WAY (32 * 1024 * 1024)
+#define MAX_BYTES_UNDER_WAY (8 * 1024 * 1024)	/* more only means colder caches: measured with bench/ */
 #define SERVE_EVERY 512			/* records between two looks at reports */
 #define FULL_WAIT_MS 1000
 #define PROBE_EVERY_MS 1000
@@ -237,6 +238,7 @@ handle_reports(KsProducer *producer, rd_kafka_event_t *event)
 		count++;
 		rows++;
 		bytes += message->len + message->key_len;
+		ks_payload_release(message->payload);
 	}
 	if (count > 0 && !ks_ledger_acked(&producer->ledger, number, count))
 		elog(ERROR, "acknowledgement of a transaction that is not under way");
@@ -397,6 +399,7 @@ producer_emit(KsSink *sink, const KsRecord *record)
 	rd_kafka_vu_t arguments[FIXED_ARGUMENTS + KS_MAX_HEADERS];
 	int			n = 0;
 	int32		partition = record->partition;
+	void	   *payload = NULL;
 
 	if (unlikely(record->partitions == 0))
 		producer->owner.unknown_topic(producer->owner.arg, record->rel);
@@ -409,14 +412,25 @@ producer_emit(KsSink *sink, const KsRecord *record)
 		partition = record->key == NULL ? RD_KAFKA_PARTITION_UA :
 			rd_kafka_msg_partitioner_murmur2(handle, record->key, record->key_size, record->partitions, NULL, NULL);
 
+	if (++producer->since_served >= SERVE_EVERY)
+		ks_producer_serve(producer);
+	while (producer->bytes_under_way > 0 && producer->bytes_under_way + size > MAX_BYTES_UNDER_WAY)
+		ks_producer_wait(producer, FULL_WAIT_MS);
+	if (record->value_size > 0 && record->value_size <= KS_PAYLOAD_LARGEST)
+	{
+		payload = ks_payload_take(record->value_size);
+		if (payload != NULL)
+			memcpy(payload, record->value, record->value_size);
+	}
+
 	arguments[n].vtype = RD_KAFKA_VTYPE_RKT;
 	arguments[n++].u.rkt = handle;
 	arguments[n].vtype = RD_KAFKA_VTYPE_PARTITION;
 	arguments[n++].u.i32 = partition;
 	arguments[n].vtype = RD_KAFKA_VTYPE_MSGFLAGS;
-	arguments[n++].u.i = RD_KAFKA_MSG_F_COPY;
+	arguments[n++].u.i = payload ? 0 : RD_KAFKA_MSG_F_COPY;
 	arguments[n].vtype = RD_KAFKA_VTYPE_VALUE;
-	arguments[n].u.mem.ptr = (void *) record->value;
+	arguments[n].u.mem.ptr = payload ? payload : (void *) record->value;
 	arguments[n++].u.mem.size = record->value_size;
 	arguments[n].vtype = RD_KAFKA_VTYPE_KEY;
 	arguments[n].u.mem.ptr = (void *) record->key;
@@ -433,10 +447,6 @@ producer_emit(KsSink *sink, const KsRecord *record)
 		arguments[n++].u.header.size = record->headers[i].size;
 	}
 
-	if (++producer->since_served >= SERVE_EVERY)
-		ks_producer_serve(producer);
-	while (producer->bytes_under_way > 0 && producer->bytes_under_way + size > MAX_BYTES_UNDER_WAY)
-		ks_producer_wait(producer, FULL_WAIT_MS);
 	for (;;)
 	{
 		rd_kafka_error_t *error = rd_kafka_produceva(producer->client->rk, arguments, n);

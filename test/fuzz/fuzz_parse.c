@@ -103,6 +103,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	message.value_size = size - 3 - key_size;
 	message.json_null = (data[0] & 8) ? key : NULL;
 	message.json_null_size = key_size;
+	message.unchanged = (data[0] & 16) ? key : NULL;
+	message.unchanged_size = key_size;
 
 	for (int i = 0; i < 2; i++)
 	{

@@ -70,7 +70,7 @@ def test_debezium_events(db, kafka, topic):
 def test_debezium_key_moves(db, kafka, topic):
     """An update whose old row had another target key leaves its old place."""
     table(db, "a int, b int, v text, PRIMARY KEY (b, a)")
-    subscribe(db, topic, "t", format="debezium")
+    subscribe(db, topic, "t", format="debezium", options={"full_before": True})
     kafka.produce_many(topic, [
         ({"id": 1}, envelope("c", after={"a": 1, "b": 1, "v": "x"})),
         ({"id": 1}, envelope("u", before={"a": 1, "b": 1, "v": "x"}, after={"a": 1, "b": 2, "v": "y"})),
@@ -79,6 +79,100 @@ def test_debezium_key_moves(db, kafka, topic):
     ])
     db.wait_for_subscription("s")
     assert db.q("SELECT a, b, v FROM t") == [(1, 2, "y")]
+
+
+def test_target_key_from_the_whole_old_row(db, kafka, topic):
+    """The message key lacks the target's key; REPLICA IDENTITY FULL is asserted: zeros are values, tombstones nothing more."""
+    table(db, "id int, origin text, v text, PRIMARY KEY (origin, id)")
+    kafka.produce_many(topic, [
+        ({"id": 5}, envelope("c", after={"id": 5, "origin": "", "v": "x"})),
+        ({"id": 6}, envelope("c", after={"id": 6, "origin": "o", "v": "x"})),
+        ({"id": 7}, envelope("c", after={"id": 7, "origin": "o", "v": "x"})),
+        ({"id": 5}, envelope("d", before={"id": 5, "origin": "", "v": "x"})), ({"id": 5}, None),
+        ({"id": 6}, envelope("d", before={"id": 6, "origin": "o", "v": "x"})), ({"id": 6}, None),
+        ({"id": 7}, envelope("u", before={"id": 7, "origin": "o", "v": "x"}, after={"id": 7, "origin": "p", "v": "y"})),
+    ])
+    subscribe(db, topic, "t", format="debezium", options={"full_before": True})
+    db.wait_for_subscription("s")
+    assert db.q("SELECT id, origin, v FROM t") == [(7, "p", "y")]
+
+
+def test_old_rows_of_unkeyed_tables(db, kafka, topic):
+    """A source without any key has REPLICA IDENTITY FULL: PostgreSQL demands it."""
+    table(db, "code text PRIMARY KEY, v int")
+    kafka.produce_many(topic, [(None, envelope("c", after={"code": c, "v": 0})) for c in "abc"] + [
+        (None, envelope("d", before={"code": "a", "v": 0})),
+        (None, envelope("u", before={"code": "b", "v": 0}, after={"code": "d", "v": 1}))])
+    subscribe(db, topic, "t", format="debezium")
+    db.wait_for_subscription("s")
+    assert db.q("SELECT code, v FROM t ORDER BY 1") == [("c", 0), ("d", 1)]
+
+
+@pytest.mark.parametrize("partitioned", [False, True])
+def test_unchanged_values_json(db, kafka, topic, partitioned):
+    """json: the header says which columns are unchanged; nothing is guessed from what other messages had."""
+    if partitioned:
+        db.q("CREATE TABLE t (id int PRIMARY KEY, big text, n int) PARTITION BY RANGE (id)")
+        db.q("CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (100)")
+    else:
+        table(db, "id int PRIMARY KEY, big text, n int")
+    unchanged = [("pg_kafka_sync.unchanged", b'["big"]')]
+    kafka.produce(topic, {"id": 1, "big": "B" * 5000, "n": 1}, {"id": 1})
+    kafka.produce(topic, {"id": 1, "n": 2}, {"id": 1}, headers=unchanged)
+    kafka.produce(topic, {"id": 2, "n": 2}, {"id": 2}, headers=[("pg_kafka_sync.pos", b"0000000000000001/1/1")])
+    subscribe(db, topic, "t")
+    db.wait_for_subscription("s")
+    kafka.produce(topic, {"id": 1, "n": 3}, {"id": 1}, headers=unchanged)
+    db.wait_for_subscription("s")
+    assert db.q("SELECT id, length(big), n FROM t ORDER BY id") == [(1, 5000, 3), (2, None, 2)]
+    kafka.produce(topic, {"id": 3, "n": 2}, {"id": 3}, headers=unchanged)
+    error = db.wait_state("subscription", "s", "error")["last_error"]
+    assert '"big"' in error and "REPLICA IDENTITY FULL" in error and "offset 4" in error
+    db.q("INSERT INTO t VALUES (3, 'filled in', 0)")
+    db.q("SELECT kafka.resume_subscription('s')")
+    db.wait_for_subscription("s")
+    assert db.q("SELECT big, n FROM t WHERE id = 3") == [("filled in", 2)]
+
+
+def test_unchanged_value_meets_fresh_subscription(db, kafka, make_db):
+    """Publisher and subscription: the row's long value was written before either of them."""
+    target = make_db()
+    target.create_server(kafka)
+    for d in (db, target):
+        d.q("CREATE TABLE t (id int PRIMARY KEY, n int, big text)")
+    db.q("ALTER TABLE t ALTER big SET STORAGE EXTERNAL; INSERT INTO t VALUES (1, 1, repeat('x', 5000))")
+    db.q("CREATE PUBLICATION pub FOR TABLE t")
+    db.q("SELECT kafka.create_publisher('p', 'kafka', 'pub', format => 'json', snapshot => 'never')")
+    db.q("UPDATE t SET n = 2")
+    db.wait_for_publisher("p")
+    topic = f"{db.name}.public.t"
+    subscribe(target, topic, "t")
+    error = target.wait_state("subscription", "s", "error")["last_error"]
+    assert '"big"' in error and target.value("SELECT count(*) FROM t") == 0
+    assert kafka.wait_messages(topic, 1)[0].header("pg_kafka_sync.unchanged") in (b'["big"]', '["big"]')
+    target.q("INSERT INTO t VALUES (1, 0, 'old')")
+    target.q("SELECT kafka.resume_subscription('s')")
+    target.wait_for_subscription("s")
+    assert target.q("SELECT * FROM t") == [(1, 2, "old")]
+
+
+def test_partial_rows_by_sql(db, kafka, topic):
+    """Written by SQL: absent NOT NULL columns do no harm where the row is there, but do in a new one."""
+    db.q("CREATE TABLE t (id int PRIMARY KEY, a text NOT NULL, b int, c int NOT NULL DEFAULT 7) PARTITION BY RANGE (id)")
+    db.q("CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (100)")
+    db.q("INSERT INTO t VALUES (1, 'a', 1, 1), (2, 'a', 1, 1)")
+    subscribe(db, topic, "t")
+    kafka.produce_many(topic, [({"id": 1}, {"id": 1, "b": 2}), ({"id": 2}, {"id": 2}), ({"id": 3}, {"id": 3, "a": "new", "b": 3}),
+                               ({"id": 1}, {"id": 1, "c": 5}), ({"id": 2}, {"id": 2, "a": "x", "b": 4})])
+    db.wait_for_subscription("s")
+    assert db.q("SELECT * FROM t ORDER BY id") == [(1, "a", 2, 5), (2, "x", 4, 1), (3, "new", 3, 7)]
+    kafka.produce_many(topic, [({"id": 1}, {"id": 1, "b": 20}), ({"id": 9}, {"id": 9, "b": 2}), ({"id": 3}, {"id": 3, "b": 30})])
+    error = db.wait_state("subscription", "s", "error")["last_error"]
+    assert "offset 6" in error and '"a"' in error
+    db.q("INSERT INTO t VALUES (9, 'here now')")
+    db.q("SELECT kafka.resume_subscription('s')")
+    db.wait_for_subscription("s")
+    assert db.q("SELECT id, a, b FROM t ORDER BY id") == [(1, "a", 20), (2, "x", 4), (3, "new", 30), (9, "here now", 2)]
 
 
 def test_unavailable_value_is_kept(db, kafka, topic):

@@ -135,6 +135,58 @@ def test_delete_without_the_targets_key(db, kafka, topic):
     assert db.value("SELECT count(*) FROM t") == 1
 
 
+@pytest.mark.parametrize("before", [
+    {"id": 5, "origin": ""}, {"id": 5, "origin": None}, {"id": 5, "origin": "default"}, {"id": 5, "origin": "real"}])
+@pytest.mark.parametrize("op", ["d", "u"])
+def test_old_row_that_may_be_a_key_only(db, kafka, topic, before, op):
+    """A default in the old row cannot be told from a value: neither is a delete lost nor a wrong row deleted."""
+    table(db, "id int, origin text, PRIMARY KEY (origin, id)")
+    db.q("INSERT INTO t VALUES (5, 'default')")
+    kafka.produce_many(topic, [({"id": 5}, envelope("c", after={"id": 5, "origin": "real"})),
+                               ({"id": 5}, envelope(op, before=before, after=None if op == "d" else {"id": 5, "origin": "moved"}))])
+    subscribe(db, topic, "t", format="debezium")
+    error = db.wait_state("subscription", "s", "error")["last_error"]
+    for words in ("offset 1", '"origin", "id"', "REPLICA IDENTITY FULL", '"full_before"', "kafka.set_topic"):
+        assert words in error
+    assert db.q("SELECT origin FROM t ORDER BY 1") == [("default",), ("real",)]
+    if before["origin"] == "real":      # as the option says: goes on
+        db.q("SELECT kafka.alter_subscription('s', '{\"full_before\": true}')")
+        db.wait_for_subscription("s")
+        assert db.q("SELECT origin FROM t ORDER BY 1") == [("default",)] + ([("moved",)] if op == "u" else [])
+
+
+def test_old_row_without_the_targets_key(db, kafka, topic):
+    """Option full_before, but the events show that it is not so."""
+    table(db, "id int, code text PRIMARY KEY")
+    kafka.produce_many(topic, [({"id": 1}, envelope("c", after={"id": 1, "code": "x"})),
+                               ({"id": 1}, envelope("u", after={"id": 1, "code": "y"})),
+                               ({"id": 1}, envelope("d", before={"id": 1, "code": None}))])
+    subscribe(db, topic, "t", format="debezium", options={"full_before": True})
+    error = db.wait_state("subscription", "s", "error")["last_error"]
+    assert "offset 1" in error and "no old row" in error and "REPLICA IDENTITY FULL" in error
+    db.q("SELECT kafka.seek_subscription('s', %s)", json.dumps({topic: {"0": 2}}))
+    wait_until(lambda: "offset 2" in (db.state("subscription", "s")["last_error"] or ""))
+    assert 'no value for column "code"' in db.state("subscription", "s")["last_error"]
+    assert db.q("SELECT code FROM t") == [("x",)]
+
+
+@pytest.mark.parametrize("event", [envelope("d", before={"id": 1, "code": "a"}),
+                                   envelope("u", before={"id": 1, "code": "a"}, after={"id": 1, "code": "b"})], ids="du")
+@pytest.mark.parametrize("key", [{"id": 1}, None])
+def test_target_key_across_partitions(db, kafka, event, key):
+    """A row moved to another message key, and partition: the late delete of the former must not take it away."""
+    topic = kafka.create_topic(partitions=2)
+    table(db, "id int, code text PRIMARY KEY")
+    kafka.produce(topic, envelope("c", after={"id": 2, "code": "a"}), {"id": 2} if key else None, partition=0)
+    subscribe(db, topic, "t", format="debezium", options={"full_before": True})
+    db.wait_for_subscription("s")
+    kafka.produce(topic, event, key, partition=1)
+    error = db.wait_state("subscription", "s", "error")["last_error"]
+    for words in ("partition 1, offset 0", '"code"', "partitions", "kafka.set_topic"):
+        assert words in error
+    assert db.q("SELECT * FROM t") == [(2, "a")]
+
+
 def test_target_dropped(db, kafka, topic):
     table(db)
     kafka.produce(topic, {"id": 1, "v": "x"}, {"id": 1})

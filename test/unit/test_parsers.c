@@ -178,6 +178,19 @@ main(void)
 		message.json_null = "[\"a\"";
 		message.json_null_size = 4;
 		ok(json->parse(parser, &message, &out) != NULL, "as is one without an end");
+		message.json_null = "[\"a\"]";
+		message.json_null_size = 5;
+		message.unchanged = "[\"x\\u0079\", \"z\"]";
+		message.unchanged_size = strlen(message.unchanged);
+		ok(json->parse(parser, &message, &out) == NULL && out.unchanged.count == 2 &&
+		   out.unchanged.fields[0].name_size == 2 && memcmp(out.unchanged.fields[0].name, "xy", 2) == 0 &&
+		   strcmp(show(&out.after), "a=0null!,b=0null,c=N1") == 0, "the header of unchanged columns is read");
+		message.unchanged = "[1]";
+		message.unchanged_size = 3;
+		ok(json->parse(parser, &message, &out) != NULL, "and refused if it has no names");
+		message.unchanged = NULL;
+		ok(json->parse(parser, &message, &out) == NULL && out.unchanged.count == 0 && !out.unchanged.present,
+		   "without it nothing is unchanged");
 	}
 
 	/* many fields */
