@@ -130,13 +130,19 @@ class Pipeline:
             got[key].append(None if row is None else row["version"])
         assert got.keys() == expected.keys()
         for key, versions in expected.items():
-            assert got[key] == versions, f"key {key}"
+            assert got[key] == versions, f"key {key}: " + difference(versions, got[key])
         return len(messages) - len(seen)
 
     def check(self, timeout=60):
         self.settle(timeout)
         self.check_target()
         return self.check_topic()
+
+
+def difference(expected, got):
+    """Where two lists part, in words."""
+    at = next((i for i, (a, b) in enumerate(zip(expected, got)) if a != b), min(len(expected), len(got)))
+    return (f"{len(expected)} expected, {len(got)} there; from number {at} on expected {expected[at:at + 8]}, there {got[at:at + 8]}")
 
 
 class Worker:
