@@ -1,6 +1,6 @@
 /*
  * admin.h: what the SQL functions about topics, ACLs and groups share: a connected handle that ends with the function,
- * waits with bounds, Kafka's errors as PostgreSQL's, and arguments.  Private to kafka/.
+ * waits with bounds, Kafka's errors as PostgreSQL's, and arguments.  For kafka/, and for produce/topics.c, which makes topics.
  */
 #ifndef KS_ADMIN_H
 #define KS_ADMIN_H

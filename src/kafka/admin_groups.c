@@ -3,8 +3,15 @@
  */
 #include "postgres.h"
 
+#include "compat/pg_compat.h"
 #include "kafka/admin.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
 #include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#define COORDINATOR_WAIT_MS 8000
+#define COORDINATOR_STEP_MS 100
 
 PG_FUNCTION_INFO_V1(ks_list_consumer_groups);
 PG_FUNCTION_INFO_V1(ks_consumer_lag);
@@ -124,25 +131,52 @@ committed_offsets(KsAdmin *admin, const char *group)
 	return rd_kafka_group_result_partitions(results[0]);
 }
 
-/* ERROR unless Kafka knows a group of this name: an unknown one has no offsets, and no error either. */
+/* Does the broker that coordinates a group only need a moment, as after its start? */
+static bool
+coordinator_is_coming(rd_kafka_resp_err_t code)
+{
+	return code == RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS || code == RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE ||
+		code == RD_KAFKA_RESP_ERR_NOT_COORDINATOR;
+}
+
+/*
+ * ERROR unless Kafka knows a group of this name: an unknown one has no offsets, and no error either.  Waits for the
+ * group's coordinator: librdkafka 2.0.2 crashes over the answer of one that is still loading to a question for offsets.
+ */
 static void
 check_group(KsAdmin *admin, const char *group)
 {
-	const rd_kafka_ConsumerGroupDescription_t **descriptions;
-	const rd_kafka_error_t *error;
-	size_t		n;
+	TimestampTz began = GetCurrentTimestamp();
 
-	descriptions = describe_groups(admin, &group, 1, &n);
-	if (n != 1)
-		elog(ERROR, "unexpected number of results from Kafka: %zu", n);
-	error = rd_kafka_ConsumerGroupDescription_error(descriptions[0]);
-	if (error && rd_kafka_error_code(error) != RD_KAFKA_RESP_ERR_GROUP_ID_NOT_FOUND)
-		ks_kafka_error(admin, rd_kafka_error_code(error), rd_kafka_error_string(error),
-					   psprintf("describe group \"%s\"", group));
-	if (error || rd_kafka_ConsumerGroupDescription_state(descriptions[0]) == RD_KAFKA_CONSUMER_GROUP_STATE_DEAD)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("consumer group \"%s\" does not exist on Kafka server \"%s\"", group, admin->server->name)));
+	for (;;)
+	{
+		const rd_kafka_ConsumerGroupDescription_t **descriptions;
+		const rd_kafka_error_t *error;
+		rd_kafka_resp_err_t code;
+		size_t		n;
+
+		descriptions = describe_groups(admin, &group, 1, &n);
+		if (n != 1)
+			elog(ERROR, "unexpected number of results from Kafka: %zu", n);
+		error = rd_kafka_ConsumerGroupDescription_error(descriptions[0]);
+		code = error ? rd_kafka_error_code(error) : RD_KAFKA_RESP_ERR_NO_ERROR;
+		if (coordinator_is_coming(code) &&
+			!TimestampDifferenceExceeds(began, GetCurrentTimestamp(), COORDINATOR_WAIT_MS))
+		{
+			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, COORDINATOR_STEP_MS,
+							 ks_wait_event("KafkaAdmin"));
+			ResetLatch(MyLatch);
+			CHECK_FOR_INTERRUPTS();
+			continue;
+		}
+		if (error && code != RD_KAFKA_RESP_ERR_GROUP_ID_NOT_FOUND)
+			ks_kafka_error(admin, code, rd_kafka_error_string(error), psprintf("describe group \"%s\"", group));
+		if (error || rd_kafka_ConsumerGroupDescription_state(descriptions[0]) == RD_KAFKA_CONSUMER_GROUP_STATE_DEAD)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("consumer group \"%s\" does not exist on Kafka server \"%s\"", group, admin->server->name)));
+		return;
+	}
 }
 
 /* consumer_lag with a handle. */
@@ -150,16 +184,16 @@ static Datum
 consumer_lag(KsAdmin *admin, FunctionCallInfo fcinfo)
 {
 	char	   *group = ks_kafka_arg(fcinfo, 1, "group_id");
-	const rd_kafka_topic_partition_list_t *committed = committed_offsets(admin, group);
-	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+	const rd_kafka_topic_partition_list_t *committed;
+	rd_kafka_topic_partition_list_t *list;
 	rd_kafka_topic_partition_list_t *ends = NULL;
 
-	ks_admin_own(admin, list, (KsDestroy) rd_kafka_topic_partition_list_destroy);
+	check_group(admin, group);
+	committed = committed_offsets(admin, group);
 	if (committed == NULL || committed->cnt == 0)
-	{
-		check_group(admin, group);
 		return (Datum) 0;
-	}
+	list = rd_kafka_topic_partition_list_new(committed->cnt);
+	ks_admin_own(admin, list, (KsDestroy) rd_kafka_topic_partition_list_destroy);
 	for (int i = 0; i < committed->cnt; i++)
 		rd_kafka_topic_partition_list_add(list, committed->elems[i].topic, committed->elems[i].partition);
 	rd_kafka_topic_partition_list_sort(list, NULL, NULL);
