@@ -452,7 +452,8 @@ def test_idle_worker_sleeps(db, kafka):
     time.sleep(2)
     before = db.value(loops)
     time.sleep(3)
-    assert db.value(loops) - before < 60
+    # other tests write WAL on this server meanwhile, which is looked at every 50 ms; a busy loop makes thousands
+    assert db.value(loops) - before < 300
 
 
 def test_big_row(db, kafka):
