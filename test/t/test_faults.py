@@ -1,7 +1,7 @@
 """Faults end to end: brokers and workers that die, hang or come late. Nothing is lost, and keys keep their order."""
 
 import os
-import signal
+import random
 import time
 import uuid
 
@@ -118,6 +118,38 @@ def test_postmaster_killed(faulty, make_pipeline):
         assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}/environ")]
         assert time.monotonic() - began < 15
         cluster.start()
+    p.check()
+
+
+def test_faults_in_random_order(faulty, make_pipeline):
+    """Workers ended, killed, paused, the server restarted and crashed, one after the other, while rows change."""
+    cluster, kafka = faulty
+    p = make_pipeline("debezium", server={"socket__timeout__ms": 4000})
+    seed = time.time_ns() % 1000000
+    dice = random.Random(seed)
+
+    def end(db):
+        cluster.q("SELECT pg_terminate_backend(%s)", p.pid(db))
+
+    def pause():
+        for db, call in ((p.source, "publisher('p')"), (p.target, "subscription('s')")):
+            db.q(f"SELECT kafka.pause_{call}")
+            db.q(f"SELECT kafka.resume_{call}")
+
+    faults = {"end publisher": lambda: end(p.source), "end subscription": lambda: end(p.target),
+              "kill publisher": lambda: p.kill_worker(p.source), "kill subscription": lambda: p.kill_worker(p.target),
+              "pause": pause, "restart": cluster.restart, "crash": cluster.crash, "silence": kafka.pause,
+              "alter": lambda: p.source.q("SELECT kafka.alter_publisher('p', %s::jsonb)", f'{{"linger.ms": {dice.randint(0, 30)}}}')}
+    order = [name for name in faults for _ in range(2)]
+    dice.shuffle(order)
+    print(f"seed {seed}: {', '.join(order)}")
+    with Worker(p, per_transaction=3):
+        for name in order:
+            faults[name]()
+            cluster.start()
+            kafka.resume()
+            before = in_topic(p)
+            wait_until(lambda: in_topic(p) > before, what=f"rows to flow after {name}")
     p.check()
 
 
