@@ -3,14 +3,13 @@
  *
  * An attempt that fails is rolled back whole and made again with fewer messages, until those before the one at fault are
  * committed and it stands alone.  Nothing is lost by that: messages stay in memory until their transaction committed.
- * Rows are read and written as the table's owner, in a security-restricted operation.  Nothing of it may be left to the
+ * Rows are read and written as their table's owner, in a security-restricted operation.  Nothing of it may be left to the
  * end of the transaction, which is ours again: deferrable constraints are checked with the batch.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
 #include "apply/apply.h"
-#include "apply/local_sink.h"
 #include "commands/trigger.h"
 #include "compat/executor_compat.h"
 #include "control/definitions.h"
@@ -27,9 +26,9 @@
 
 #define MAX_RETRIES 20
 
-/* Writes under the subscription's replication origin from now on, so that publishers can tell. */
-static void
-setup_origin(const KsSubscription *s)
+/* See apply.h.  Publishers can tell by the origin what we wrote. */
+void
+ks_apply_setup_origin(const KsSubscription *s)
 {
 	char		name[NAMEDATALEN];
 	RepOriginId origin;
@@ -65,53 +64,123 @@ commit(void)
 
 /* See apply.h. */
 KsApply *
-ks_apply_create(const KsSubscription *subscription, KsPositions positions)
+ks_apply_create(const KsSubscription *subscription, const KsApplyTarget *targets, int ntargets, KsPositions positions)
 {
 	KsApply    *a = palloc0(sizeof(KsApply));
 	MemoryContext old = CurrentMemoryContext;
 
 	a->subscription = subscription;
+	a->run.subscription = subscription;
+	a->run.current = -1;
 	a->positions = positions;
 	a->limit = PG_INT32_MAX;
 	a->context = AllocSetContextCreate(CurrentMemoryContext, "pg_kafka_sync apply", ALLOCSET_SMALL_SIZES);
-	a->target = ks_target_create(subscription, linitial(subscription->targets));
-	a->batch = ks_batch_create(a->target, subscription);
-	setup_origin(subscription);
+	a->parser_ops = ks_parser_ops(subscription->format);
+	if (a->parser_ops == NULL)
+		elog(ERROR, "no parser of format %s", subscription->format);
+	a->parser = a->parser_ops->create();
+	if (a->parser == NULL)
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	a->writers = palloc(sizeof(KsWriter *) * ntargets);
+	for (int i = 0; i < ntargets; i++)
+		a->writers[a->nwriters++] = ks_writer_create(&a->run, targets[i].target, targets[i].relid);
 
-	/* what is wrong with the target is told at once, not with the first message */
+	/* what is wrong with a target is told at once, not with the first message */
 	begin();
-	ks_target_open(a->target);
-	ks_target_close(a->target);
+	for (int i = 0; i < a->nwriters; i++)
+	{
+		a->writers[i]->ops->open(a->writers[i]);
+		a->writers[i]->ops->close(a->writers[i]);
+	}
 	commit();
 	MemoryContextSwitchTo(old);
 	return a;
 }
 
-/* Reads and writes the rows of messages in the current transaction, as the table's owner. */
+/* See apply.h. */
+int
+ks_apply_limit(const KsApply *a, int wanted)
+{
+	/* together they may take what one of them may */
+	for (int i = 0; i < a->nwriters; i++)
+		wanted = Min(wanted, Max(1, a->writers[i]->ops->limit(a->writers[i], wanted * a->nwriters) / a->nwriters));
+	return wanted;
+}
+
+/* Becomes the owner of a writer's table, for code of users that may run meanwhile. */
+static void
+become_owner(const KsWriter *w, int context)
+{
+	SetUserIdAndSecContext(w->table->owner, context | SECURITY_RESTRICTED_OPERATION);
+}
+
+/* Parses messages, and hands each to all writers. */
+static void
+read_messages(KsApply *a, const KsMessage *messages, int count, int context)
+{
+	for (int i = 0; i < count; i++)
+	{
+		const char *cause;
+
+		a->run.current = i;
+		a->parser_ops->reset(a->parser);
+		cause = a->parser_ops->parse(a->parser, &messages[i], &a->parsed);
+		if (cause)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+					 errmsg("%s", cause)));
+		if (a->parsed.ignore || a->parsed.op == 'm')
+			continue;
+		/* the place of a truncate among the rows of its own partition is known, that among those of others is not */
+		if (a->parsed.op == 't' && a->run.partitions > 1)
+		{
+			a->skipping++;
+			continue;
+		}
+		for (int w = 0; w < a->nwriters; w++)
+		{
+			if (a->nwriters > 1)
+				become_owner(a->writers[w], context);
+			a->writers[w]->ops->add(a->writers[w], &messages[i], &a->parsed);
+		}
+		if ((i & 1023) == 1023)
+			CHECK_FOR_INTERRUPTS();
+	}
+	a->run.current = -1;
+}
+
+/* Reads and writes the rows of messages in the current transaction, each table's as its owner. */
 static void
 write_rows(KsApply *a, const KsMessage *messages, int count)
 {
 	static ConstraintsSetStmt all_immediate = {.type = T_ConstraintsSetStmt};
-	KsTargetTable *t = a->target;
 	Oid			save_user;
 	int			save_context;
 	int			nest_level;
 
 	a->opening = true;
-	ks_target_open(t);
+	for (int i = 0; i < a->nwriters; i++)
+		a->writers[i]->ops->open(a->writers[i]);
 	a->opening = false;
 	AfterTriggerSetState(&all_immediate);
 	GetUserIdAndSecContext(&save_user, &save_context);
-	SetUserIdAndSecContext(t->owner, save_context | SECURITY_RESTRICTED_OPERATION);
+	become_owner(a->writers[0], save_context);
 	nest_level = NewGUCNestLevel();
 
-	ks_batch_build(a->batch, messages, count);
-	ks_local_apply(a->batch);
-	a->batch->current = -1;
+	for (int i = 0; i < a->nwriters; i++)
+		a->writers[i]->ops->begin(a->writers[i], count);
+	read_messages(a, messages, count, save_context);
+	for (int i = 0; i < a->nwriters; i++)
+	{
+		become_owner(a->writers[i], save_context);
+		a->writers[i]->ops->write(a->writers[i]);
+		a->run.current = -1;
+	}
 
 	AtEOXact_GUC(false, nest_level);
 	SetUserIdAndSecContext(save_user, save_context);
-	ks_target_close(t);
+	for (int i = 0; i < a->nwriters; i++)
+		a->writers[i]->ops->close(a->writers[i]);
 }
 
 /*
@@ -127,14 +196,14 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, bo
 
 	*moved = false;
 	a->opening = false;
-	a->batch->current = -1;
+	a->skipping = 0;
+	a->run.current = -1;
 	PG_TRY();
 	{
 		begin();
 		ks_subscription_lock(a->subscription->id, false);
-		if (count > 0)
+		if (count > 0 && a->nwriters > 0)
 			write_rows(a, messages + from, count);
-		a->batch->current = -1;
 		a->positions.stage(a->positions.arg, from, count, all);
 		ours = a->positions.write(a->positions.arg);
 		if (ours)
@@ -152,7 +221,8 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, bo
 		error = CopyErrorData();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
-		a->target->rel = NULL;
+		for (int i = 0; i < a->nwriters; i++)
+			a->writers[i]->ops->abandon(a->writers[i]);
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
@@ -233,7 +303,7 @@ may_wait(KsApply *a)
 static bool
 after_failure(KsApply *a, const KsMessage *m, int count, ErrorData *e)
 {
-	int			culprit = a->batch->current;
+	int			culprit = a->run.current;
 
 	if (is_transient(e))
 	{
@@ -281,7 +351,7 @@ ks_apply(KsApply *a, const KsMessage *messages, int count, int *done)
 			return KS_APPLY_MOVED;
 		if (error == NULL)
 		{
-			a->skipped_truncates += a->batch->skipped_truncates;
+			a->skipped_truncates += a->skipping;
 			*done += n;
 			a->waiting_since = 0;
 			a->retries = 0;

@@ -6,7 +6,7 @@
 
 #include "postgres.h"
 
-#include "apply/batch.h"
+#include "apply/writer.h"
 
 /*
  * The positions that go with messages.  stage() is told which messages (from, count) the transaction covers, and whether
@@ -24,15 +24,20 @@ typedef struct KsPositions
 typedef struct KsApply
 {
 	const KsSubscription *subscription;
-	KsTargetTable *target;
-	KsBatch    *batch;
+	KsRun		run;
+	int			nwriters;
+	KsWriter  **writers;		/* one per target */
+	const KsParserOps *parser_ops;
+	KsParser   *parser;
+	KsParsed	parsed;
 	KsPositions positions;
 	int			limit;			/* messages per transaction at the moment: halved while one at fault is sought */
 	TimestampTz waiting_since;	/* for a referenced row; 0 = not */
 	bool		opening;		/* the target is being opened: what fails now concerns no message */
 	int			retries;		/* of a transaction that others were in the way of */
 	MemoryContext context;		/* error texts of one attempt */
-	uint64		skipped_truncates;	/* of transactions that committed, since the worker started */
+	uint64		skipping;		/* truncates left out by the transaction under way */
+	uint64		skipped_truncates;	/* and by those that committed, since the worker started */
 } KsApply;
 
 typedef enum KsApplyResult
@@ -42,8 +47,25 @@ typedef enum KsApplyResult
 	KS_APPLY_MOVED				/* the positions were moved by somebody else: begin anew */
 } KsApplyResult;
 
-/* Makes what is needed to apply a subscription's messages; sets up its replication origin for this session. */
-extern KsApply *ks_apply_create(const KsSubscription *subscription, KsPositions positions);
+/* A table that messages are applied to, and the definition of what is done with it. */
+typedef struct KsApplyTarget
+{
+	const KsTarget *target;
+	Oid			relid;			/* the target's own table, or one that is being built to take its place */
+} KsApplyTarget;
+
+/* Sets up the subscription's replication origin for this session; call it once. */
+extern void ks_apply_setup_origin(const KsSubscription *subscription);
+
+/*
+ * Makes what is needed to apply a subscription's messages to some tables.  ERROR: one of them cannot be written.  Lives
+ * in CurrentMemoryContext.
+ */
+extern KsApply *ks_apply_create(const KsSubscription *subscription, const KsApplyTarget *targets, int ntargets,
+								KsPositions positions);
+
+/* How many messages one transaction may have at most, to keep memory bounded; not more than wanted. */
+extern int	ks_apply_limit(const KsApply *apply, int wanted);
 
 /*
  * Applies messages; *done of them are applied and committed.  Also called with count 0, to write positions alone.

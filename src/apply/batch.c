@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "apply/batch.h"
+#include "apply/local_sink.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -15,31 +16,11 @@
 
 #define ROW_MEMORY (32 * 1024 * 1024)
 
-/* See batch.h. */
-KsBatch *
-ks_batch_create(KsTargetTable *target, const KsSubscription *subscription)
+/* KsWriterOps.limit */
+static int
+limit(const KsWriter *w, int wanted)
 {
-	KsBatch    *b = palloc0(sizeof(KsBatch));
-
-	b->target = target;
-	b->parser_ops = ks_parser_ops(subscription->format);
-	if (b->parser_ops == NULL)
-		elog(ERROR, "no parser of format %s", subscription->format);
-	b->parser = b->parser_ops->create();
-	if (b->parser == NULL)
-		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
-	b->ignore_unknown = subscription->options->bool_value[KS_OPT_IGNORE_UNKNOWN];
-	b->full_before = subscription->options->bool_value[KS_OPT_FULL_BEFORE];
-	b->json = strcmp(subscription->format, "json") == 0;
-	b->context = AllocSetContextCreate(CurrentMemoryContext, "pg_kafka_sync batch", 64 * 1024, 1024 * 1024, 8 * 1024 * 1024);
-	return b;
-}
-
-/* See batch.h. */
-int
-ks_batch_limit(const KsTargetTable *target, int wanted)
-{
-	Size		row = sizeof(KsBatchRow) + target->natts * (sizeof(Datum) + 2);
+	Size		row = sizeof(KsBatchRow) + w->table->natts * (sizeof(Datum) + 2);
 
 	return Max(1, Min(wanted, (int) (ROW_MEMORY / row)));
 }
@@ -61,7 +42,6 @@ reset(KsBatch *b, int count)
 	b->buckets = MemoryContextAllocExtended(b->context, sizeof(int) * buckets, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	b->bucket_mask = buckets - 1;
 	b->truncate = false;
-	b->skipped_truncates = 0;
 	b->natts = natts;
 	b->values = MemoryContextAlloc(b->context, sizeof(Datum) * natts);
 	b->nulls = MemoryContextAlloc(b->context, sizeof(bool) * natts);
@@ -191,7 +171,7 @@ fold_delete(KsBatch *b)
 
 	row->remove = true;
 	row->upsert = false;
-	row->message = b->current;
+	row->message = b->run->current;
 }
 
 /* Folds the row in values[] into the batch. */
@@ -202,7 +182,7 @@ fold_upsert(KsBatch *b)
 	KsBatchRow *row = row_of_key(b, b->values);
 	bool		fresh = !row->upsert;
 
-	row->message = b->current;
+	row->message = b->run->current;
 	row->upsert = true;
 	row->complete = true;
 	row->keeps = false;
@@ -232,7 +212,7 @@ static void
 find_before_keys(KsBatch *b)
 {
 	KsTargetTable *t = b->target;
-	const KsFieldList *before = &b->parsed.before;
+	const KsFieldList *before = &b->parsed->before;
 
 	memset(b->before_keys, 0, sizeof(KsField *) * b->natts);
 	for (int i = 0; i < before->count; i++)
@@ -249,7 +229,7 @@ static bool
 message_key_holds_key(KsBatch *b)
 {
 	KsTargetTable *t = b->target;
-	const KsFieldList *key = &b->parsed.key;
+	const KsFieldList *key = &b->parsed->key;
 
 	memset(b->cells, KS_CELL_ABSENT, b->natts);
 	for (int i = 0; key->present && i < key->count; i++)
@@ -296,7 +276,7 @@ cannot_tell_old_key(KsBatch *b, const char *why)
 static void
 check_before_is_usable(KsBatch *b, const KsMessage *message)
 {
-	if (b->partitions > 1)
+	if (b->run->partitions > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the message key does not hold the target's key columns %s, and several partitions are read: "
@@ -313,7 +293,7 @@ read_before_keys(KsBatch *b)
 {
 	KsTargetTable *t = b->target;
 
-	read_keys(b, &b->parsed.before, b->parsed.schema, b->parsed.schema_size);
+	read_keys(b, &b->parsed->before, b->parsed->schema, b->parsed->schema_size);
 	for (int i = 0; i < t->nkeys; i++)
 	{
 		int			index = t->keys[i].index;
@@ -331,12 +311,12 @@ static void
 leave_old_key(KsBatch *b, const KsMessage *message)
 {
 	KsTargetTable *t = b->target;
-	const KsFieldList *after = &b->parsed.after;
+	const KsFieldList *after = &b->parsed->after;
 	bool		moved = false;
 	int			known = 0;
 
 	find_before_keys(b);
-	for (int i = 0; b->parsed.before.present && i < after->count; i++)
+	for (int i = 0; b->parsed->before.present && i < after->count; i++)
 	{
 		const KsField *new = &after->fields[i];
 		KsColumnConverter *column = ks_converter_find(t->converter, new, i);
@@ -356,7 +336,7 @@ leave_old_key(KsBatch *b, const KsMessage *message)
 		if (known < t->nkeys)
 			return;
 	}
-	else if (b->parsed.before.present)
+	else if (b->parsed->before.present)
 		check_before_is_usable(b, message);
 	else if (message->key != NULL)
 		cannot_tell_old_key(b, "the update has no old row");
@@ -383,7 +363,7 @@ unknown_column(KsBatch *b, const KsField *field)
 static void
 keep_unchanged(KsBatch *b)
 {
-	const KsFieldList *unchanged = &b->parsed.unchanged;
+	const KsFieldList *unchanged = &b->parsed->unchanged;
 
 	for (int i = 0; i < unchanged->count; i++)
 	{
@@ -407,15 +387,15 @@ static void
 read_row(KsBatch *b, const KsMessage *message)
 {
 	KsTargetTable *t = b->target;
-	const KsFieldList *after = &b->parsed.after;
+	const KsFieldList *after = &b->parsed->after;
 
 	if (!after->present)
 		bad_message("the event has no row: \"after\" is missing or null");
-	ks_converter_use_schema(t->converter, b->parsed.schema, b->parsed.schema_size);
-	if (b->parsed.op == 'u' && !b->json)
+	ks_converter_use_schema(t->converter, b->parsed->schema, b->parsed->schema_size);
+	if (b->parsed->op == 'u' && !b->json)
 	{
 		leave_old_key(b, message);
-		ks_converter_use_schema(t->converter, b->parsed.schema, b->parsed.schema_size);
+		ks_converter_use_schema(t->converter, b->parsed->schema, b->parsed->schema_size);
 	}
 
 	memset(b->cells, KS_CELL_ABSENT, b->natts);
@@ -437,7 +417,7 @@ read_row(KsBatch *b, const KsMessage *message)
 		read_cell(b, column, index, field);
 	}
 	if (!keys_complete(b))
-		read_keys(b, &b->parsed.key, b->parsed.key_schema, b->parsed.key_schema_size);
+		read_keys(b, &b->parsed->key, b->parsed->key_schema, b->parsed->key_schema_size);
 	check_keys(b);
 	keep_unchanged(b);
 	fold_upsert(b);
@@ -448,11 +428,11 @@ static void
 read_delete(KsBatch *b, const KsMessage *message)
 {
 	memset(b->cells, KS_CELL_ABSENT, b->natts);
-	read_keys(b, &b->parsed.key, b->parsed.key_schema, b->parsed.key_schema_size);
+	read_keys(b, &b->parsed->key, b->parsed->key_schema, b->parsed->key_schema_size);
 	if (!keys_complete(b) && !b->json)
 	{
 		/* A tombstone that does not tell the target's key: the delete before it said what there was to say. */
-		if (b->parsed.tombstone)
+		if (b->parsed->tombstone)
 			return;
 		check_before_is_usable(b, message);
 		read_before_keys(b);
@@ -461,53 +441,82 @@ read_delete(KsBatch *b, const KsMessage *message)
 	fold_delete(b);
 }
 
-/*
- * A truncate.  Its place among the rows of its own partition is known, its place among those of others is not: applied
- * where there is only one, otherwise left out and told.
- */
+/* A truncate: what was before it is of no matter any more. */
 static void
 read_truncate(KsBatch *b)
 {
-	if (b->partitions > 1)
-	{
-		b->skipped_truncates++;
-		return;
-	}
 	b->truncate = true;
 	b->nrows = 0;
 	memset(b->buckets, 0, sizeof(int) * (b->bucket_mask + 1));
 }
 
-/* See batch.h. */
-void
-ks_batch_build(KsBatch *b, const KsMessage *messages, int count)
+/* KsWriterOps.open */
+static void
+open_target(KsWriter *w)
 {
-	MemoryContext old;
+	ks_target_open(w->table);
+}
 
-	b->current = -1;
-	reset(b, count);
-	old = MemoryContextSwitchTo(b->context);
-	for (int i = 0; i < count; i++)
-	{
-		const KsMessage *m = &messages[i];
-		const char *cause;
+/* KsWriterOps.begin */
+static void
+begin(KsWriter *w, int count)
+{
+	reset((KsBatch *) w, count);
+}
 
-		b->current = i;
-		b->parser_ops->reset(b->parser);
-		cause = b->parser_ops->parse(b->parser, m, &b->parsed);
-		if (cause)
-			bad_message(cause);
-		if (b->parsed.ignore || b->parsed.op == 'm')
-			continue;
-		if (b->parsed.op == 't')
-			read_truncate(b);
-		else if (b->parsed.op == 'd')
-			read_delete(b, m);
-		else
-			read_row(b, m);
-		if ((i & 1023) == 1023)
-			CHECK_FOR_INTERRUPTS();
-	}
-	b->current = -1;
+/* KsWriterOps.add */
+static void
+add(KsWriter *w, const KsMessage *message, const KsParsed *parsed)
+{
+	KsBatch    *b = (KsBatch *) w;
+	MemoryContext old = MemoryContextSwitchTo(b->context);
+
+	b->parsed = parsed;
+	if (parsed->op == 't')
+		read_truncate(b);
+	else if (parsed->op == 'd')
+		read_delete(b, message);
+	else
+		read_row(b, message);
 	MemoryContextSwitchTo(old);
+}
+
+/* KsWriterOps.write */
+static void
+write_rows(KsWriter *w)
+{
+	ks_local_apply((KsBatch *) w);
+}
+
+/* KsWriterOps.close */
+static void
+close_target(KsWriter *w)
+{
+	ks_target_close(w->table);
+}
+
+/* KsWriterOps.abandon */
+static void
+abandon(KsWriter *w)
+{
+	w->table->rel = NULL;
+}
+
+static const KsWriterOps batch_ops = {open_target, begin, add, write_rows, close_target, abandon, limit};
+
+/* See batch.h. */
+KsBatch *
+ks_batch_create(KsRun *run, KsTargetTable *target)
+{
+	const KsSubscription *subscription = run->subscription;
+	KsBatch    *b = palloc0(sizeof(KsBatch));
+
+	b->writer.ops = &batch_ops;
+	b->writer.table = b->target = target;
+	b->writer.run = b->run = run;
+	b->ignore_unknown = subscription->options->bool_value[KS_OPT_IGNORE_UNKNOWN];
+	b->full_before = subscription->options->bool_value[KS_OPT_FULL_BEFORE];
+	b->json = strcmp(subscription->format, "json") == 0;
+	b->context = AllocSetContextCreate(CurrentMemoryContext, "pg_kafka_sync batch", 64 * 1024, 1024 * 1024, 8 * 1024 * 1024);
+	return b;
 }

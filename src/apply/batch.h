@@ -6,8 +6,7 @@
 
 #include "postgres.h"
 
-#include "apply/target.h"
-#include "event/parser.h"
+#include "apply/writer.h"
 
 /* What a batch knows of one column of one row. */
 typedef enum KsCell
@@ -32,14 +31,13 @@ typedef struct KsBatchRow
 
 typedef struct KsBatch
 {
+	KsWriter	writer;
 	KsTargetTable *target;
-	const KsParserOps *parser_ops;
-	KsParser   *parser;
-	KsParsed	parsed;
+	KsRun	   *run;
+	const KsParsed *parsed;		/* the message that is being read */
 	bool		ignore_unknown;
 	bool		json;
 	bool		full_before;	/* "before" is the whole old row, says the subscription's owner */
-	int			partitions;		/* that the subscription reads */
 
 	MemoryContext context;		/* rows and values; reset per batch */
 	int			nrows;
@@ -49,8 +47,6 @@ typedef struct KsBatch
 	uint32		bucket_mask;
 
 	bool		truncate;		/* empty the table before anything else */
-	int			skipped_truncates;
-	int			current;		/* message that is being worked on, or is to blame for an error; -1 = not known */
 
 	/* of the message that is being read; the values of its key columns before it, where it moves the key */
 	Datum	   *values;
@@ -60,16 +56,7 @@ typedef struct KsBatch
 	const KsField **before_keys;
 } KsBatch;
 
-/* Makes an empty batch for a target; lives in CurrentMemoryContext. */
-extern KsBatch *ks_batch_create(KsTargetTable *target, const KsSubscription *subscription);
-
-/*
- * Reads messages into rows, in a transaction and as the table's owner.  ERROR for what cannot be read, with
- * batch->current the message at fault.
- */
-extern void ks_batch_build(KsBatch *batch, const KsMessage *messages, int count);
-
-/* How many messages a batch of this target may have at most, to keep memory bounded. */
-extern int	ks_batch_limit(const KsTargetTable *target, int wanted);
+/* Makes an empty batch, which is the writer of a plain target; lives in CurrentMemoryContext. */
+extern KsBatch *ks_batch_create(KsRun *run, KsTargetTable *target);
 
 #endif							/* KS_BATCH_H */

@@ -95,7 +95,7 @@ finish(Writer *w)
 	ExecClearTuple(w->found);
 	index_endscan(w->scan);
 	index_close(w->index, NoLock);
-	w->batch->current = -1;		/* what follows concerns them all */
+	w->batch->run->current = -1;		/* what follows concerns them all */
 	AfterTriggerEndQuery(w->estate);
 	ExecDropSingleTupleTableSlot(w->found);
 	ExecDropSingleTupleTableSlot(w->changed);
@@ -243,7 +243,7 @@ flush(Writer *w)
 
 	if (w->count == 0)
 		return;
-	w->batch->current = -1;
+	w->batch->run->current = -1;
 	old = MemoryContextSwitchTo(GetPerTupleMemoryContext(w->estate));
 	table_multi_insert(w->rel, w->slots, w->count, w->cid, 0, NULL);
 	MemoryContextSwitchTo(old);
@@ -251,7 +251,7 @@ flush(Writer *w)
 	{
 		List	   *recheck = NIL;
 
-		w->batch->current = w->messages[i];
+		w->batch->run->current = w->messages[i];
 		if (w->rri->ri_NumIndices > 0)
 			recheck = ks_insert_index_tuples(w->rri, w->slots[i], w->estate, false, false);
 		if (w->after_insert)
@@ -355,7 +355,7 @@ ks_direct_apply(KsBatch *b)
 	begin(w, b);
 	for (int i = 0; i < b->nrows; i++)
 	{
-		b->current = b->rows[i].message;
+		b->run->current = b->rows[i].message;
 		if (b->rows[i].remove)
 			remove_row(w, &b->rows[i]);
 	}
@@ -364,7 +364,7 @@ ks_direct_apply(KsBatch *b)
 		KsBatchRow *row = &b->rows[i];
 		bool		done = !row->upsert;
 
-		b->current = row->message;
+		b->run->current = row->message;
 		while (!done)
 		{
 			if (row->remove || !lookup(w, row->values))

@@ -2,7 +2,7 @@
  * local_sink.h: writing a batch into a local table, inside a transaction and as the table's owner.
  *
  * Both writers do the same: rows to remove first, then the others in the order of their last message; updates where
- * the key is there, inserts where it is not.  batch->current names the message at fault on ERROR, if it is known.
+ * the key is there, inserts where it is not.  batch->run->current names the message at fault on ERROR, if it is known.
  */
 #ifndef KS_LOCAL_SINK_H
 #define KS_LOCAL_SINK_H

@@ -235,7 +235,7 @@ update_group(KsBatch *b, RowGroup *g)
 	if (run(b, sql.data, SPI_OK_UPDATE, g->columns, g->rows, g->count) < g->count)
 	{
 		/* the caller halves the batch until one row is left, which it then is */
-		b->current = g->count == 1 ? b->rows[g->rows[0]].message : -1;
+		b->run->current = g->count == 1 ? b->rows[g->rows[0]].message : -1;
 		ks_missing_value(t, &b->rows[g->rows[0]]);
 	}
 }
@@ -279,7 +279,7 @@ ks_sql_apply(KsBatch *b)
 	List	   *groups = NIL;
 	ListCell   *lc;
 
-	b->current = -1;
+	b->run->current = -1;
 	delete_rows(b);
 	for (int i = 0; i < b->nrows; i++)
 	{
@@ -290,7 +290,7 @@ ks_sql_apply(KsBatch *b)
 			continue;
 		if (row->keeps && row->remove)
 		{
-			b->current = row->message;
+			b->run->current = row->message;
 			ks_missing_value(b->target, row);
 		}
 		g = group_of_row(b, &groups, row);

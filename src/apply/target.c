@@ -55,13 +55,13 @@ invalidate_all(Datum arg, int cacheid, uint32 hashvalue)
 
 /* See target.h. */
 KsTargetTable *
-ks_target_create(const KsSubscription *subscription, const KsTarget *target)
+ks_target_create(const KsSubscription *subscription, const KsTarget *target, Oid relid)
 {
 	static bool registered = false;
 	KsTargetTable *t = palloc0(sizeof(KsTargetTable));
 	MemoryContext old;
 
-	t->relid = target->relid;
+	t->relid = relid;
 	t->subscription_owner = subscription->owner;
 	t->subscription = NameStr(subscription->name);
 	t->target = target;

@@ -64,8 +64,8 @@ typedef struct KsTargetTable
 	Relation	rel;			/* open during a transaction */
 } KsTargetTable;
 
-/* Makes an empty description of a target; lives in CurrentMemoryContext. */
-extern KsTargetTable *ks_target_create(const KsSubscription *subscription, const KsTarget *target);
+/* Makes an empty description of the table relid, written as "target" says; lives in CurrentMemoryContext. */
+extern KsTargetTable *ks_target_create(const KsSubscription *subscription, const KsTarget *target, Oid relid);
 
 /*
  * Opens the table for writing in the current transaction, rebuilding the description if need be.  ERROR, with hint: the

@@ -250,7 +250,7 @@ apply_collected(Subscriber *s)
 	int			done;
 	KsApplyResult result;
 
-	s->apply->batch->partitions = s->offsets->count;
+	s->apply->run.partitions = s->offsets->count;
 	result = ks_apply(s->apply, c->messages, c->count, &done);
 	ks_consumer_release(c, done);
 	if (result == KS_APPLY_MOVED)
@@ -332,6 +332,22 @@ pass(Subscriber *s)
 	return true;
 }
 
+/* Makes the applier of all targets. */
+static KsApply *
+create_apply(const KsSubscription *s, KsPositions positions)
+{
+	KsApplyTarget *targets = palloc(sizeof(KsApplyTarget) * list_length(s->targets));
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, s->targets)
+	{
+		targets[n].target = lfirst(lc);
+		targets[n++].relid = ((KsTarget *) lfirst(lc))->relid;
+	}
+	return ks_apply_create(s, targets, n, positions);
+}
+
 /* What the worker does until it is told to end. */
 static void
 subscription_body(void)
@@ -347,8 +363,9 @@ subscription_body(void)
 	if (s->consumer == NULL)
 		wait_for_end("it has no target");
 	set_session(s->subscription);
-	s->apply = ks_apply_create(s->subscription, positions);
-	s->max_rows = ks_batch_limit(s->apply->target, (int) s->subscription->options->int_value[KS_OPT_MAX_BATCH_ROWS]);
+	ks_apply_setup_origin(s->subscription);
+	s->apply = create_apply(s->subscription, positions);
+	s->max_rows = ks_apply_limit(s->apply, (int) s->subscription->options->int_value[KS_OPT_MAX_BATCH_ROWS]);
 	if (s->subscription->options->int_value[KS_OPT_MAX_ROWS_PER_SECOND] > 0)
 		s->max_rows = Min(s->max_rows, Max(1, (int) (s->subscription->options->int_value[KS_OPT_MAX_ROWS_PER_SECOND] / 10)));
 

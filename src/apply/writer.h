@@ -1,0 +1,61 @@
+/*
+ * writer.h: what one target of a subscription does with a run of messages, inside a transaction that apply.c begins
+ * and ends.  One kind of writer per kind of target; apply.c knows none of them but by this table of functions.
+ *
+ * Calls come in this order: open, begin, add (for each message, in order), write, close.  An ERROR anywhere rolls the
+ * transaction back, and "abandon" follows.  add and write are called as the table's owner, in a security-restricted
+ * operation.
+ */
+#ifndef KS_WRITER_H
+#define KS_WRITER_H
+
+#include "postgres.h"
+
+#include "apply/target.h"
+#include "event/parser.h"
+
+/* What the writers of a subscription share. */
+typedef struct KsRun
+{
+	const KsSubscription *subscription;
+	int			partitions;		/* that the subscription reads */
+	int			current;		/* message that is being worked on, or is to blame for an error; -1 = not known */
+} KsRun;
+
+typedef struct KsWriter KsWriter;
+
+typedef struct KsWriterOps
+{
+	/* Opens the table for the current transaction.  ERROR: what is wrong concerns no message. */
+	void		(*open) (KsWriter *w);
+	/* Empties itself for "count" messages. */
+	void		(*begin) (KsWriter *w, int count);
+	/*
+	 * Takes one message: a row event, a delete, a tombstone, or a truncate whose place among the others is known.
+	 * Memory of message and parsed lasts until the run is over, and until the next call, respectively.
+	 * ERROR for what cannot be read; run->current is the message.
+	 */
+	void		(*add) (KsWriter *w, const KsMessage *message, const KsParsed *parsed);
+	/* Writes what was added.  ERROR: run->current is the message at fault, where it is known. */
+	void		(*write) (KsWriter *w);
+	void		(*close) (KsWriter *w);
+	/* The transaction was rolled back: forgets what was open in it. */
+	void		(*abandon) (KsWriter *w);
+	/* How many messages a run may have at most, to keep memory bounded; not more than wanted. */
+	int			(*limit) (const KsWriter *w, int wanted);
+} KsWriterOps;
+
+struct KsWriter
+{
+	const KsWriterOps *ops;
+	KsTargetTable *table;
+	KsRun	   *run;
+};
+
+/*
+ * Makes the writer for a target, which writes to the table relid: the target's own, or one that is being built to take
+ * its place.  Lives in CurrentMemoryContext.
+ */
+extern KsWriter *ks_writer_create(KsRun *run, const KsTarget *target, Oid relid);
+
+#endif							/* KS_WRITER_H */
