@@ -225,6 +225,25 @@ read_column_types(KsConverter *conv, const char *column_types)
 				 errmsg("option \"column_types\" is no valid JSON: %s", json.error != NULL ? json.error : "unknown error")));
 }
 
+/* Which modes of the writer do values of this meaning depend on? */
+static uint8
+wanted_modes(const KsMeaning *meaning)
+{
+	switch (meaning->kind)
+	{
+		case KS_M_BYTES:
+		case KS_M_HEX:
+			return KS_MODE_BINARY;
+		case KS_M_TIME:
+		case KS_M_TIMESTAMP:
+			return KS_MODE_TIME;
+		case KS_M_ARRAY:
+			return wanted_modes(meaning->element);
+		default:
+			return 0;
+	}
+}
+
 /* Makes a converter. */
 KsConverter *
 ks_converter_create(TupleDesc target, const char *format, const char *column_types, int key_column)
@@ -279,8 +298,11 @@ ks_converter_create(TupleDesc target, const char *format, const char *column_typ
 		KsColumnConverter *column = conv->columns[i];
 
 		if (column != NULL)
+		{
 			column->meaning = ks_meaning_of_type(conv, column->source != NULL ? column->source : column->target,
 												 column->target);
+			ks_modes_wanted |= wanted_modes(column->meaning);
+		}
 	}
 	MemoryContextSwitchTo(old);
 	return conv;

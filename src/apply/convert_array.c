@@ -15,6 +15,7 @@ typedef struct ArrayBuild
 	KsConverter *conv;
 	const KsMeaning *meaning;	/* of the elements, NULL = plain */
 	KsType	   *element;
+	uint8		modes;			/* of the array, so of its elements */
 	int			ndims;			/* levels seen so far */
 	int			dims[MAXDIM];	/* -1 = not known yet */
 	bool		leaf;			/* the innermost level is known: it is dims[ndims - 1] */
@@ -103,6 +104,7 @@ add_level(ArrayBuild *build, KsJson *json, int level)
 			build->leaf = true;
 			if (!ks_json_value(json, &field))
 				break;
+			field.modes = build->modes;
 			add_element(build, &field);
 		}
 	}
@@ -129,6 +131,7 @@ ks_array_value(KsConverter *conv, const KsMeaning *element, KsType *type, const 
 	build.conv = conv;
 	build.meaning = element;
 	build.element = type->element;
+	build.modes = field->modes;
 	ks_json_init(&json, field->raw, field->raw_size, &conv->arena);
 	(void) ks_json_peek(&json);
 	add_level(&build, &json, 0);

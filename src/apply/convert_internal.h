@@ -78,8 +78,8 @@ typedef enum KsMeaningKind
 	KS_M_ZONED_TIMESTAMP,		/* ISO 8601 text with zone */
 	KS_M_DURATION,				/* units; or ISO 8601 text */
 	KS_M_DECIMAL,				/* base64 of the big-endian unscaled value; or struct {scale, value} */
-	KS_M_BYTES,					/* base64 */
-	KS_M_HEX,					/* hexadecimal digits */
+	KS_M_BYTES,					/* base64, or as the field's modes say */
+	KS_M_HEX,					/* hexadecimal digits, likewise */
 	KS_M_BITS,					/* base64 of little-endian bytes; or boolean */
 	KS_M_JSON,					/* string that holds JSON text */
 	KS_M_HSTORE,				/* string that holds a JSON object, or the object */
@@ -95,7 +95,7 @@ typedef struct KsMeaning
 	int32		unit;			/* TIME, TIMESTAMP, DURATION: units per second (1000, 1000000, 1000000000) */
 	int32		scale;			/* DECIMAL, or KS_SCALE_UNKNOWN */
 	int32		length;			/* BITS: number of bits, 0 = not known */
-	bool		certain;		/* DECIMAL: the schema says so, a string can be nothing else */
+	bool		certain;		/* the schema says so: a string can be no other decimal, and modes say nothing */
 	struct KsMeaning *element;	/* ARRAY */
 } KsMeaning;
 

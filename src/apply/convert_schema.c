@@ -237,13 +237,11 @@ meaning_of_node(KsConverter *conv, const SchemaNode *node, const KsType *source,
 			if (!is_text(&node->name, semantic_names[i].name))
 				continue;
 			result = meaning_make(semantic_names[i].kind, semantic_names[i].unit);
+			result->certain = true;
 			if (result->kind == KS_M_JSON && target->class == KS_T_HSTORE)
 				result->kind = KS_M_HSTORE;
 			if (result->kind == KS_M_DECIMAL)
-			{
 				result->scale = int_parameter(conv, node, "scale", KS_SCALE_UNKNOWN);
-				result->certain = true;
-			}
 			/* "length" of a varying bit string is only its limit */
 			if (result->kind == KS_M_BITS &&
 				(source != NULL ? source->class == KS_T_BIT : target->class == KS_T_BIT))
@@ -252,7 +250,11 @@ meaning_of_node(KsConverter *conv, const SchemaNode *node, const KsType *source,
 		}
 	}
 	if (is_text(&node->type, "bytes"))
-		return meaning_make(KS_M_BYTES, 0);
+	{
+		result = meaning_make(KS_M_BYTES, 0);
+		result->certain = true;
+		return result;
+	}
 	if (is_text(&node->type, "array") && node->items.kind == KS_FIELD_OBJECT)
 	{
 		const KsType *element = target->class == KS_T_ARRAY ? target->element : target;

@@ -138,13 +138,27 @@ date_value(KsConverter *conv, KsType *type, const KsField *field)
 	return through_text(conv, type, KS_T_DATE, DATEOID, DateADTGetDatum(date));
 }
 
+/* Units per second of a field that is a time or timestamp. */
+static int32
+unit_of(const KsMeaning *meaning, const KsField *field)
+{
+	if (!meaning->certain)
+	{
+		if (field->modes & KS_MODE_TIME_CONNECT)
+			return 1000;
+		if ((field->modes & KS_MODE_TIME_MICROS) && meaning->kind == KS_M_TIME)
+			return 1000000;
+	}
+	return meaning->unit;
+}
+
 /* Converts a count of units to microseconds; ERROR if it overflows. */
 static int64
-to_usecs(const KsMeaning *meaning, int64 value, const KsField *field, const char *what)
+to_usecs(int32 unit, int64 value, const KsField *field, const char *what)
 {
 	int64		result;
 
-	switch (meaning->unit)
+	switch (unit)
 	{
 		case 1000:
 			if (pg_mul_s64_overflow(value, 1000, &result))
@@ -162,7 +176,7 @@ to_usecs(const KsMeaning *meaning, int64 value, const KsField *field, const char
 static Datum
 time_value(KsConverter *conv, const KsMeaning *meaning, KsType *type, const KsField *field)
 {
-	TimeADT		time = to_usecs(meaning, wire_int64(type, field), field, "time");
+	TimeADT		time = to_usecs(unit_of(meaning, field), wire_int64(type, field), field, "time");
 
 	if (time < 0 || time > USECS_PER_DAY)
 		out_of_range("time", field);
@@ -197,15 +211,16 @@ timestamp_value(KsConverter *conv, const KsMeaning *meaning, KsType *type, const
 	else
 	{
 		/* milliseconds are moved to PostgreSQL's epoch first: its last years overflow as microseconds since 1970 */
-		bool		millis = meaning->unit == 1000;
+		int32		unit = unit_of(meaning, field);
+		bool		millis = unit == 1000;
 		int64		epoch = millis ? UNIX_EPOCH_USECS / 1000 : UNIX_EPOCH_USECS;
 
 		if (!millis)
-			value = to_usecs(meaning, value, field, "timestamp");
+			value = to_usecs(unit, value, field, "timestamp");
 		if (pg_sub_s64_overflow(value, epoch, &value))
 			out_of_range("timestamp", field);
 		if (millis)
-			value = to_usecs(meaning, value, field, "timestamp");
+			value = to_usecs(unit, value, field, "timestamp");
 		if (!IS_VALID_TIMESTAMP(value))
 			out_of_range("timestamp", field);
 	}
@@ -237,7 +252,7 @@ duration_value(KsConverter *conv, const KsMeaning *meaning, KsType *type, const 
 {
 	Interval   *interval = palloc0(sizeof(Interval));
 
-	interval->time = to_usecs(meaning, wire_int64(type, field), field, "interval");
+	interval->time = to_usecs(meaning->unit, wire_int64(type, field), field, "interval");
 	if (type->class != KS_T_INTERVAL)
 		return through_text(conv, type, KS_T_INTERVAL, INTERVALOID, IntervalPGetDatum(interval));
 	if (type->typmod >= 0)
@@ -427,11 +442,12 @@ deliver_bytes(KsConverter *conv, KsType *type, bytea *value)
 	return through_text(conv, type, KS_T_BYTEA, BYTEAOID, PointerGetDatum(value));
 }
 
-/* Bytes in base64 or hexadecimal digits. */
+/* Bytes in base64 or hexadecimal digits: as schema or writer say, else as the types do. */
 static Datum
 bytes_value(KsConverter *conv, const KsMeaning *meaning, KsType *type, const KsField *field)
 {
-	bool		hex = meaning->kind == KS_M_HEX;
+	bool		hex = meaning->certain || (field->modes & KS_MODE_BINARY) == 0
+		? meaning->kind == KS_M_HEX : (field->modes & KS_MODE_HEX) != 0;
 	bytea	   *value = palloc(VARHDRSZ + (hex ? field->size / 2 : KS_BASE64_SIZE(field->size)) + 1);
 	size_t		size = field->size / 2;
 
@@ -445,7 +461,7 @@ bytes_value(KsConverter *conv, const KsMeaning *meaning, KsType *type, const KsF
 				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
 				 errmsg("bytes are not in %s", hex ? "hexadecimal digits" : "base64"),
 				 hex ? 0 :
-				 errhint("For bytes in hexadecimal digits, set option \"column_types\" to {\"%s\": \"text\"}.",
+				 errhint("For bytes in hexadecimal digits, set option \"binary.handling.mode\" to \"hex\", or \"column_types\" to {\"%s\": \"text\"}.",
 						 conv->current->name)));
 	SET_VARSIZE(value, VARHDRSZ + size);
 	return deliver_bytes(conv, type, value);

@@ -74,6 +74,13 @@ release_at_exit(int code, Datum arg)
 	ks_consumer_release(c, c->count);
 }
 
+/* The bit of a mode that is given in the options; 0 if it is not given. */
+static uint8
+option_mode(const KsOptions *options, KsOptionId id, uint8_t (*mode_of) (const char *name, size_t size))
+{
+	return options->given[id] ? mode_of(options->text_value[id], strlen(options->text_value[id])) : 0;
+}
+
 /* See consumer.h. */
 KsConsumer *
 ks_consumer_create(const KsSubscription *subscription, const KsServer *server, KsOffsets *offsets)
@@ -88,6 +95,7 @@ ks_consumer_create(const KsSubscription *subscription, const KsServer *server, K
 	c->subscription = subscription;
 	c->offsets = offsets;
 	c->json_headers = strcmp(subscription->format, "json") == 0;
+	c->modes = option_mode(options, KS_OPT_BINARY_MODE, ks_binary_mode) | option_mode(options, KS_OPT_TIME_MODE, ks_time_mode);
 
 	/* later ones win */
 	for (int i = 0; i < lengthof(default_properties); i++)
@@ -277,6 +285,18 @@ find_header(const rd_kafka_headers_t *headers, const char *name, size_t *size)
 	return NULL;
 }
 
+/* Looks up a header of a message that is not released yet; see parser.h. */
+static const char *
+message_header(const KsMessage *message, const char *name, size_t *size)
+{
+	rd_kafka_headers_t *headers;
+
+	*size = 0;
+	if (rd_kafka_message_headers(message->headers_of, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR)
+		return NULL;
+	return find_header(headers, name, size);
+}
+
 /* Takes over one message; it owns the event from then on. False: it is none of ours. */
 static bool
 take_message(KsConsumer *c, rd_kafka_event_t *event)
@@ -308,6 +328,9 @@ take_message(KsConsumer *c, rd_kafka_event_t *event)
 	m->json_null_size = 0;
 	m->unchanged = NULL;
 	m->unchanged_size = 0;
+	m->modes = c->modes;
+	m->find_header = message_header;
+	m->headers_of = rkm;
 	if (c->json_headers && rkm->payload != NULL &&
 		rd_kafka_message_headers(rkm, &headers) == RD_KAFKA_RESP_ERR_NO_ERROR)
 	{

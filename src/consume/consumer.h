@@ -19,6 +19,7 @@ typedef struct KsConsumer
 	KsClient   *client;			/* reads */
 	KsClient   *asker;			/* metadata and log ends: a fetch that waits at the broker must not hold these up */
 	bool		json_headers;	/* the format has headers that parsers need */
+	uint8		modes;			/* KS_MODE_... that the options name */
 	bool		connected;
 	bool		stale;			/* what there is to read must be looked at again soon */
 	char		missing[256];	/* a topic that does not exist, "" if all do */

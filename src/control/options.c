@@ -76,6 +76,14 @@ static const KsOptionDef option_table[] = {
 	{KS_OPT_FULL_BEFORE, "full_before", KS_SUBSCRIPTION, KS_TYPE_BOOL, "false", 0, 0, NULL,
 		"Format debezium: the old row in events is whole (REPLICA IDENTITY FULL on all source tables), so that it tells the "
 	"target's key where the message key does not."},
+	{KS_OPT_BINARY_MODE, "binary.handling.mode", KS_SUBSCRIPTION, KS_TYPE_ENUM, "bytes", 0, 0,
+		"bytes | base64 | base64-url-safe | hex",
+		"Format debezium: how the writer encodes bytes, where neither a schema nor header pg_kafka_sync.binary tells; to be set "
+	"for a Debezium with that mode."},
+	{KS_OPT_TIME_MODE, "time.precision.mode", KS_SUBSCRIPTION, KS_TYPE_ENUM, "adaptive", 0, 0,
+		"adaptive | adaptive_time_microseconds | connect",
+		"Format debezium: units of the writer's times and timestamps, where neither a schema nor header pg_kafka_sync.time tells; "
+	"to be set for a Debezium with that mode."},
 	{KS_OPT_FK_WAIT, "fk_wait", KS_SUBSCRIPTION, KS_TYPE_INT, "30000", 0, 86400000, NULL,
 	"Milliseconds that a foreign-key violation is retried before it counts as an error."},
 	{KS_OPT_REPLICATION_ROLE, "session_replication_role", KS_SUBSCRIPTION, KS_TYPE_ENUM, "origin", 0, 0, "origin | replica",

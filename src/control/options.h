@@ -30,7 +30,7 @@ typedef enum KsOptionId
 	KS_OPT_TIME_MODE,			/* "time.precision.mode": adaptive | adaptive_time_microseconds | connect */
 	KS_OPT_INTERVAL_MODE,		/* "interval.handling.mode": numeric | string */
 	KS_OPT_BINARY_MODE,			/* "binary.handling.mode": bytes | base64 | base64-url-safe | hex */
-	/* subscriptions */
+	/* subscriptions; KS_OPT_TIME_MODE and KS_OPT_BINARY_MODE too, as what the writer's are */
 	KS_OPT_MAX_BATCH_ROWS,		/* "max_batch_rows" int */
 	KS_OPT_MAX_BATCH_WAIT,		/* "max_batch_wait" int ms */
 	KS_OPT_MAX_ROWS_PER_SECOND, /* "max_rows_per_second" int, 0 = no limit */

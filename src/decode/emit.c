@@ -139,10 +139,12 @@ init_record(KsEmitter *emitter, KsRecord *record, const KsRelation *rel, const S
 	record->value = NULL;
 	record->value_size = 0;
 	record->timestamp_ms = emitter->timestamp_ms;
-	record->nheaders = 1;
 	record->headers[0].name = KS_HEADER_POS;
 	record->headers[0].value = emitter->position;
 	record->headers[0].size = emitter->position_prefix + digits;
+	record->nheaders = 1;
+	for (int i = 0; i < rel->nheaders; i++)
+		record->headers[record->nheaders++] = rel->headers[i];
 }
 
 /* Appends a header. */

@@ -31,7 +31,7 @@ typedef struct KsEncoderOps
 	const char *name;			/* value of create_publisher(format) */
 	/* Returns new encoder state in CurrentMemoryContext. */
 	KsEncoder  *(*create) (const KsEncoderConfig *config);
-	/* Fills rel->codec, allocated in rel->context. ERROR for a relation the format cannot carry. */
+	/* Fills rel->codec and rel->headers, allocated in rel->context. ERROR for a relation the format cannot carry. */
 	void		(*prepare_relation) (KsEncoder *encoder, KsRelation *rel);
 	/* Appends the message key of "row" (which has at least the key columns). */
 	void		(*encode_key) (KsEncoder *encoder, const KsRelation *rel, const KsRow *row, StringInfo out);

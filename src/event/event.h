@@ -26,6 +26,14 @@ typedef enum KsOp
 	KS_OP_MESSAGE = 'm'
 } KsOp;
 
+/* A message header: name and bytes, both borrowed. */
+typedef struct KsHeader
+{
+	const char *name;
+	const char *value;
+	Size		size;
+} KsHeader;
+
 /*
  * One published relation.  Made by decode/relation_cache.c (or the snapshot reader), rebuilt after invalidation.
  * "columns" are the attribute indexes (attnum - 1) that are published, in attribute order: column lists, generated
@@ -47,6 +55,8 @@ typedef struct KsRelation
 	char	   *topic;
 	int32		partitions;		/* pinned partition count of the topic, 0 = not known yet */
 	void	   *codec;			/* what the encoder prepared for this relation, in "context" */
+	KsHeader   *headers;		/* that the encoder wants in every record of this relation, tombstones too */
+	int			nheaders;
 	void	   *sink_topic;		/* the sink's own handle of "topic", NULL = not looked up yet */
 	MemoryContext context;		/* lives as long as this struct */
 } KsRelation;
@@ -80,18 +90,12 @@ typedef struct KsChange
 	Size		content_size;
 } KsChange;
 
-/* A message header: name and bytes, both borrowed. */
-typedef struct KsHeader
-{
-	const char *name;
-	const char *value;
-	Size		size;
-} KsHeader;
-
 #define KS_MAX_HEADERS 8
 #define KS_HEADER_POS "pg_kafka_sync.pos"
 #define KS_HEADER_JSON_NULL "pg_kafka_sync.json_null"
 #define KS_HEADER_UNCHANGED "pg_kafka_sync.unchanged"
+#define KS_HEADER_BINARY "pg_kafka_sync.binary" /* "binary.handling.mode" of the record, where it is not the default */
+#define KS_HEADER_TIME "pg_kafka_sync.time" /* "time.precision.mode", likewise */
 
 /*
  * One Kafka message to be sent; all borrowed.  value NULL = tombstone, key NULL = unkeyed.

@@ -13,6 +13,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/*
+ * How a value was written where neither its JSON type nor the column's SQL type tells: the writer's "binary.handling.mode"
+ * and "time.precision.mode", as bits.  None of a kind: not known, or the default.
+ */
+#define KS_MODE_BASE64 1		/* bytes in base64, of either alphabet */
+#define KS_MODE_HEX 2			/* bytes in hexadecimal digits */
+#define KS_MODE_BINARY (KS_MODE_BASE64 | KS_MODE_HEX)
+#define KS_MODE_TIME_ADAPTIVE 4 /* times and timestamps in milliseconds or microseconds, by their precision */
+#define KS_MODE_TIME_MICROS 8	/* times in microseconds, timestamps as before */
+#define KS_MODE_TIME_CONNECT 16 /* both in milliseconds */
+#define KS_MODE_TIME (KS_MODE_TIME_ADAPTIVE | KS_MODE_TIME_MICROS | KS_MODE_TIME_CONNECT)
+
 /* One Kafka message as the consumer hands it on; all borrowed until the batch is done. */
 typedef struct KsMessage
 {
@@ -29,7 +41,20 @@ typedef struct KsMessage
 	size_t		json_null_size;
 	const char *unchanged;		/* value of header pg_kafka_sync.unchanged, NULL if none: a JSON array of column names */
 	size_t		unchanged_size;
+	uint8_t		modes;			/* KS_MODE_...: what the subscription's options say, for messages that do not say it */
+	/* Returns the value of a header, NULL if there is none; itself NULL where there are no headers. */
+	const char *(*find_header) (const struct KsMessage *message, const char *name, size_t *size);
+	const void *headers_of;		/* find_header's own */
 } KsMessage;
+
+/*
+ * Modes that a column of some target depends on (KS_MODE_BINARY, KS_MODE_TIME).  Reading headers costs a tenth of what
+ * a row costs, so parsers ask for these only where they are wanted.  In format/debezium_parse.c.
+ */
+extern uint8_t ks_modes_wanted;
+/* The mode of this name as a bit, or 0: values of "binary.handling.mode" and "time.precision.mode". */
+extern uint8_t ks_binary_mode(const char *name, size_t size);
+extern uint8_t ks_time_mode(const char *name, size_t size);
 
 typedef enum KsFieldKind
 {
@@ -53,6 +78,7 @@ typedef struct KsField
 	uint32_t	raw_size;
 	const char *raw;			/* the value as it stands in the JSON text, strings with quotes and escapes */
 	bool		json_null;		/* kind NULL: the value is JSON null, not SQL NULL (named in KsMessage.json_null) */
+	uint8_t		modes;			/* KS_MODE_... */
 } KsField;
 
 typedef struct KsFieldList

@@ -6,6 +6,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "replication/origin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -119,6 +120,54 @@ prepare_columns(DbzEncoder *encoder, const KsRelation *rel, const int *attribute
 	return columns;
 }
 
+/* Does any of the columns hold values of one of two types, in arrays or not? */
+static bool
+has_type(const KsColumn *columns, int ncolumns, Oid one, Oid other)
+{
+	for (int i = 0; i < ncolumns; i++)
+	{
+		Oid			type = columns[i].element != NULL ? columns[i].element->type : columns[i].type;
+
+		if (type == one || type == other)
+			return true;
+	}
+	return false;
+}
+
+/* Adds a header to every record of a relation. */
+static void
+add_mode_header(KsRelation *rel, const char *name, const char *mode)
+{
+	KsHeader   *header = &rel->headers[rel->nheaders++];
+
+	header->name = name;
+	header->value = pstrdup(mode);
+	header->size = strlen(mode);
+}
+
+/*
+ * Names, in headers of every record, the modes that nothing in a message tells: so that a subscription does not read one
+ * encoding as another.  Schemas tell units, but not what bytes in a string are.
+ */
+static void
+add_mode_headers(DbzEncoder *encoder, KsRelation *rel, const DbzRelation *state)
+{
+	const KsDebeziumModes *modes = &encoder->modes;
+	bool		binary = (modes->binary == KS_BINARY_HEX || modes->binary == KS_BINARY_BASE64_URL_SAFE) &&
+		(has_type(state->columns, state->ncolumns, BYTEAOID, BYTEAOID) ||
+		 has_type(state->keys, state->nkeys, BYTEAOID, BYTEAOID));
+	bool		time = modes->time != KS_TIME_ADAPTIVE && !modes->schemas &&
+		(has_type(state->columns, state->ncolumns, TIMEOID, TIMESTAMPOID) ||
+		 has_type(state->keys, state->nkeys, TIMEOID, TIMESTAMPOID));
+
+	rel->nheaders = 0;
+	rel->headers = palloc(sizeof(KsHeader) * 2);
+	if (binary)
+		add_mode_header(rel, KS_HEADER_BINARY, encoder->base.config.options->text_value[KS_OPT_BINARY_MODE]);
+	if (time)
+		add_mode_header(rel, KS_HEADER_TIME, encoder->base.config.options->text_value[KS_OPT_TIME_MODE]);
+}
+
 /* Fills rel->codec; ERROR for names that cannot be converted to UTF-8. */
 static void
 dbz_prepare_relation(KsEncoder *base, KsRelation *rel)
@@ -153,6 +202,7 @@ dbz_prepare_relation(KsEncoder *base, KsRelation *rel)
 	}
 	state->key_head_size = strlen(state->key_head);
 	state->head_size = strlen(state->head);
+	add_mode_headers(encoder, rel, state);
 	rel->codec = state;
 	MemoryContextSwitchTo(old);
 }

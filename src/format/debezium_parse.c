@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+uint8_t		ks_modes_wanted = 0;
+
 /* What was seen of an envelope's members. */
 typedef struct Envelope
 {
@@ -146,16 +148,15 @@ tombstone(KsParsed *out)
 	return NULL;
 }
 
-/* Parses one message; see KsParserOps. */
+/* Parses one message, but for its headers.  Returns NULL or the cause. */
 static const char *
-debezium_parse(KsParser *parser, const KsMessage *message, KsParsed *out)
+parse_event(KsParser *parser, const KsMessage *message, KsParsed *out)
 {
 	static const char heartbeat[] = "__debezium-heartbeat";
 	Envelope	env = {0};
 	KsJson		json;
 	const char *error;
 
-	ks_parsed_clear(out);
 	error = ks_json_key(parser, message, true, out);
 	if (error != NULL)
 		return error;
@@ -214,6 +215,87 @@ debezium_parse(KsParser *parser, const KsMessage *message, KsParsed *out)
 					 out->op >= ' ' && out->op <= '~' ? &out->op : "?");
 			return parser->error;
 	}
+}
+
+/* Is text this literal? */
+#define TEXT_IS(text, size, literal) ((size) == sizeof(literal) - 1 && memcmp(text, literal, sizeof(literal) - 1) == 0)
+
+/* See parser.h. */
+uint8_t
+ks_binary_mode(const char *name, size_t size)
+{
+	if (TEXT_IS(name, size, "hex"))
+		return KS_MODE_HEX;
+	if (TEXT_IS(name, size, "bytes") || TEXT_IS(name, size, "base64") || TEXT_IS(name, size, "base64-url-safe"))
+		return KS_MODE_BASE64;
+	return 0;
+}
+
+/* See parser.h. */
+uint8_t
+ks_time_mode(const char *name, size_t size)
+{
+	if (TEXT_IS(name, size, "connect"))
+		return KS_MODE_TIME_CONNECT;
+	if (TEXT_IS(name, size, "adaptive_time_microseconds"))
+		return KS_MODE_TIME_MICROS;
+	if (TEXT_IS(name, size, "adaptive"))
+		return KS_MODE_TIME_ADAPTIVE;
+	return 0;
+}
+
+/* Takes a mode from a header, if there is one, in place of the bits "kind".  Returns NULL or the cause. */
+static const char *
+header_mode(KsParser *parser, const KsMessage *message, const char *header, uint8_t kind,
+			uint8_t (*mode_of) (const char *name, size_t size), uint8_t *modes)
+{
+	size_t		size;
+	const char *value;
+	uint8_t		mode;
+
+	if ((ks_modes_wanted & kind) == 0 || message->find_header == NULL)
+		return NULL;
+	value = message->find_header(message, header, &size);
+	if (value == NULL)
+		return NULL;
+	mode = mode_of(value, size);
+	if (mode == 0)
+	{
+		snprintf(parser->error, sizeof(parser->error), "header %s names a mode that is not known", header);
+		return parser->error;
+	}
+	*modes = (*modes & ~kind) | mode;
+	return NULL;
+}
+
+/* Says of the fields of a part how they were written. */
+static void
+mark_modes(KsFieldList *list, uint8_t modes)
+{
+	for (int i = 0; i < list->count; i++)
+		list->fields[i].modes = modes;
+}
+
+/* Parses one message; see KsParserOps. */
+static const char *
+debezium_parse(KsParser *parser, const KsMessage *message, KsParsed *out)
+{
+	uint8_t		modes = message->modes;
+	const char *error;
+
+	ks_parsed_clear(out);
+	error = header_mode(parser, message, "pg_kafka_sync.binary", KS_MODE_BINARY, ks_binary_mode, &modes);
+	if (error == NULL)
+		error = header_mode(parser, message, "pg_kafka_sync.time", KS_MODE_TIME, ks_time_mode, &modes);
+	if (error == NULL)
+		error = parse_event(parser, message, out);
+	if (error == NULL && modes != 0)
+	{
+		mark_modes(&out->key, modes);
+		mark_modes(&out->before, modes);
+		mark_modes(&out->after, modes);
+	}
+	return error;
 }
 
 const KsParserOps ks_debezium_parser = {

@@ -607,6 +607,7 @@ ks_json_value(KsJson *json, KsField *value)
 	json->pos = begin;
 	value->has_nul = false;
 	value->json_null = false;
+	value->modes = 0;
 	if (json->error != NULL || begin == json->end)
 		return fail_expected(json, begin, NULL);
 	value->raw = value->data = begin;
