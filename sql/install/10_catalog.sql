@@ -98,6 +98,12 @@ CREATE TABLE kafka.subscription_position (
     PRIMARY KEY (subscription_id, topic, partition)
 ) WITH (fillfactor = 50);
 
+-- Replication origins of dropped subscriptions, for as long as a publisher may still meet their rows in WAL.
+CREATE TABLE kafka.dropped_origin (
+    origin            text PRIMARY KEY,
+    dropped_lsn       pg_lsn NOT NULL    -- all that was written under it lies before
+);
+
 -- The launcher looks again whenever a definition changed, also by a restored dump.
 CREATE FUNCTION kafka.definitions_changed() RETURNS trigger
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
@@ -123,4 +129,5 @@ COMMENT ON TABLE kafka.publisher_topic IS 'Partition count that each topic of a 
 COMMENT ON TABLE kafka.publisher_snapshot IS 'Initial snapshot of each table of a publisher: the snapshot it was read with, and how far it is.';
 COMMENT ON TABLE kafka.subscription IS 'Subscriptions, one row each; use the functions to change them, and kafka.subscription_status to watch them.';
 COMMENT ON TABLE kafka.subscription_target IS 'Target tables of subscriptions.';
+COMMENT ON TABLE kafka.dropped_origin IS 'Replication origins of dropped subscriptions that publishers still need to know their rows by.';
 COMMENT ON TABLE kafka.subscription_position IS 'Next offset of each partition of a subscription; committed together with the rows.';

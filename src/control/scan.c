@@ -4,26 +4,19 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/indexing.h"
-#include "catalog/pg_replication_origin.h"
 #include "commands/extension.h"
 #include "control/catalog.h"
 #include "control/hooks.h"
+#include "control/orphan_origins.h"
 #include "control/shmem.h"
 #include "control/slot_guard.h"
 #include "miscadmin.h"
-#include "replication/origin.h"
 #include "replication/slot.h"
 #include "storage/ipc.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
 PGDLLEXPORT void ks_scan_main(Datum arg);
 
@@ -218,46 +211,11 @@ drop_orphan_slots(List *publishers)
 	}
 }
 
-/*
- * Drops replication origins that carry our name and belong to no subscription of this database, or to a database that
- * is gone.
- */
-static void
-drop_orphan_origins(List *subscriptions)
+/* Does a worker of this database still write under a replication origin of this name? */
+static bool
+subscription_runs(const char *origin)
 {
-	Relation	rel = table_open(ReplicationOriginRelationId, AccessShareLock);
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	HeapTuple	tuple;
-	List	   *orphans = NIL;
-	ListCell   *lc;
-
-	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		bool		isnull;
-		Datum		value = heap_getattr(tuple, Anum_pg_replication_origin_roname, RelationGetDescr(rel), &isnull);
-		char	   *name = TextDatumGetCString(value);
-		bool		owned = false;
-		char		own[NAMEDATALEN];
-		Oid			database;
-
-		if (sscanf(name, KS_ORIGIN_PREFIX "%u_", &database) != 1)
-			continue;
-		if (database != MyDatabaseId)
-			owned = SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database));
-		foreach(lc, subscriptions)
-		{
-			ks_origin_name(own, MyDatabaseId, ((KsSubscription *) lfirst(lc))->id);
-			owned = owned || strcmp(own, name) == 0;
-		}
-		if (!owned)
-			orphans = lappend(orphans, name);
-	}
-	systable_endscan(scan);
-	table_close(rel, AccessShareLock);
-
-	foreach(lc, orphans)
-		if (!worker_runs(KS_WORKER_SUBSCRIPTION, lfirst(lc), ks_origin_name))
-			replorigin_drop_by_name(lfirst(lc), true, true);
+	return worker_runs(KS_WORKER_SUBSCRIPTION, origin, ks_origin_name);
 }
 
 static void
@@ -270,7 +228,7 @@ scan_body(void)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	read_definitions(&publishers, &subscriptions);
 	drop_orphan_slots(publishers);
-	drop_orphan_origins(subscriptions);
+	ks_drop_orphan_origins(subscriptions, subscription_runs);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	ks_worker_set_state(KS_STATE_FINISHED, NULL);
