@@ -202,6 +202,17 @@ ks_publisher_lock(int64 id)
 	lock_definition("publisher", id, ExclusiveLock);
 }
 
+/* Reserves a name until the end of the transaction. */
+void
+ks_name_lock(const char *table, const char *name)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ks_catalog_relid(table),
+					   hash_bytes((const unsigned char *) name, strlen(name)), 1);
+	(void) LockAcquire(&tag, ExclusiveLock, false, false);
+}
+
 /* End of the WAL inserted so far, flushed. */
 XLogRecPtr
 ks_wal_end(void)

@@ -64,6 +64,12 @@ extern void ks_subscription_lock(int64 id, bool exclusive);
 /* Keeps other functions that change this publisher waiting until the end of the transaction; takes no xid. */
 extern void ks_publisher_lock(int64 id);
 
+/*
+ * Reserves a name in one of our tables until the end of the transaction: who wants it too waits here, and then sees what
+ * became of it.  Takes no xid.
+ */
+extern void ks_name_lock(const char *table, const char *name);
+
 /* End of the WAL that has been inserted so far, flushed before return. */
 extern XLogRecPtr ks_wal_end(void);
 

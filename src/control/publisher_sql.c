@@ -95,6 +95,7 @@ check_publication(const char *publication)
 static void
 check_new_name(const char *name)
 {
+	ks_name_lock("publisher", name);
 	if (ks_publisher_by_name(name) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),

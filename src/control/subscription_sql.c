@@ -313,6 +313,7 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 	parsed = ks_options_parse(KS_SUBSCRIPTION, format, options, GetUserId());
 	if (parsed->text_value[KS_OPT_PARTITIONS])
 		(void) ks_partition_selected(parsed->text_value[KS_OPT_PARTITIONS], 0);
+	ks_name_lock("subscription", name);
 	if (ks_subscription_by_name(name) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),

@@ -4,7 +4,9 @@ import datetime
 import decimal
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
 from conftest import wait_until
@@ -424,6 +426,26 @@ def test_triggers_fire_as_the_owner(db, kafka, topic):
     finally:
         db.q("SELECT kafka.drop_subscription('s', true)")
         db.q(f'DROP OWNED BY "{role}" CASCADE; DROP ROLE "{role}"')
+
+
+def test_two_create_the_same(db, kafka, topic):
+    """The second waits for the first, and is told so plainly, or makes it when the first one's is taken back."""
+    table(db)
+    for end in ("rollback", "commit"):
+        with db.connect(autocommit=False) as first, db.connect() as second, ThreadPoolExecutor(1) as pool:
+            create = "SELECT kafka.create_subscription('twin', 'kafka', %s, enabled => false)"
+            first.execute(create, [[topic]])
+            pid = second.info.backend_pid
+            waiting = pool.submit(second.execute, create, [[topic]])
+            db.wait("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s", pid)
+            getattr(first, end)()
+            if end == "rollback":
+                waiting.result(30)
+                db.q("SELECT kafka.drop_subscription('twin')")
+            else:
+                with pytest.raises(psycopg.errors.DuplicateObject, match='subscription "twin" already exists'):
+                    waiting.result(30)
+    assert db.value("SELECT count(*) FROM kafka.subscription_status WHERE name = 'twin'") == 1
 
 
 def test_truncate_event(db, kafka, topic):
