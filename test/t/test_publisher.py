@@ -452,10 +452,13 @@ def test_idle_worker_sleeps(private_cluster, kafka):
     create(db, "p", "FOR TABLE t", prefix())
     sync(db, "p")
     loops = "SELECT loops FROM kafka.worker_status() WHERE kind = 'publisher'"
-    time.sleep(2)
-    before = db.value(loops)
-    time.sleep(3)
-    assert db.value(loops) - before < 60
+
+    def sleeps():
+        """The rounds of a second are those of its timers, as soon as it has nothing left to save or confirm."""
+        before = db.value(loops)
+        time.sleep(1)
+        return db.value(loops) - before < 20
+    wait_until(sleeps, 20, what="the worker to be idle")
 
 
 def test_big_row(db, kafka):
