@@ -268,15 +268,22 @@ ks_subscriptions(void)
 	return scan_table("subscription", NULL, 0, make_subscription);
 }
 
+/* The publisher with this id, its options not parsed, or NULL. */
+KsPublisher *
+ks_publisher_row(int64 id)
+{
+	ScanKeyData key;
+
+	ScanKeyInit(&key, PUB_ID, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	return first(scan_table("publisher", &key, 1, make_publisher));
+}
+
 /* The publisher with this id and its options, or NULL. */
 KsPublisher *
 ks_publisher_by_id(int64 id)
 {
-	ScanKeyData key;
-	KsPublisher *p;
+	KsPublisher *p = ks_publisher_row(id);
 
-	ScanKeyInit(&key, PUB_ID, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
-	p = first(scan_table("publisher", &key, 1, make_publisher));
 	if (p)
 		p->options = ks_options_parse(KS_PUBLISHER, p->format, p->options_json, InvalidOid);
 	return p;

@@ -86,6 +86,7 @@ extern bool ks_is_own_relation(Oid relid);
  * such a definition can still be listed, altered and dropped, and hinders no other.
  */
 extern KsPublisher *ks_publisher_by_id(int64 id);
+extern KsPublisher *ks_publisher_row(int64 id);	/* does not parse */
 extern KsPublisher *ks_publisher_by_name(const char *name);
 extern KsPublisherRelation *ks_publisher_relation(int64 publisher_id, Oid relid);
 extern KsSubscription *ks_subscription_by_id(int64 id);

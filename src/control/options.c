@@ -235,10 +235,10 @@ check_object(const KsOptionDef *def, JsonbContainer *object)
 }
 
 /*
- * Parses and checks "options"; see options.h.
+ * Parses and checks "options"; see options.h.  unknown: where keys that are not known go, NULL = they are an ERROR.
  */
-KsOptions *
-ks_options_parse(KsObjectKind kind, const char *format, Jsonb *json, Oid check_role)
+static KsOptions *
+parse_options(KsObjectKind kind, const char *format, Jsonb *json, Oid check_role, List **unknown)
 {
 	KsOptions  *options = palloc0(sizeof(KsOptions));
 	JsonbIterator *it;
@@ -286,7 +286,12 @@ ks_options_parse(KsObjectKind kind, const char *format, Jsonb *json, Oid check_r
 			continue;
 		}
 		if (!ks_property_known(name) || value.type == jbvBinary)
-			unknown_option(kind, name);
+		{
+			if (unknown == NULL)
+				unknown_option(kind, name);
+			*unknown = lappend(*unknown, name);
+			continue;
+		}
 		if (OidIsValid(check_role))
 			ks_property_check(name, text, KS_PLACE_OPTIONS, check_role);
 		options->properties[options->nproperties].name = name;
@@ -294,6 +299,21 @@ ks_options_parse(KsObjectKind kind, const char *format, Jsonb *json, Oid check_r
 		options->nproperties++;
 	}
 	return options;
+}
+
+/* See options.h. */
+KsOptions *
+ks_options_parse(KsObjectKind kind, const char *format, Jsonb *json, Oid check_role)
+{
+	return parse_options(kind, format, json, check_role, NULL);
+}
+
+/* See options.h. */
+KsOptions *
+ks_options_parse_old(KsObjectKind kind, const char *format, Jsonb *json, List **unknown)
+{
+	*unknown = NIL;
+	return parse_options(kind, format, json, InvalidOid, unknown);
 }
 
 /* Is a partition named by option "partitions"?  See options.h. */

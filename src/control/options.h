@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "nodes/pg_list.h"
 #include "utils/jsonb.h"
 
 typedef enum KsObjectKind
@@ -68,6 +69,12 @@ typedef struct KsOptions
  * (already checked when stored).  Result in CurrentMemoryContext.
  */
 extern KsOptions *ks_options_parse(KsObjectKind kind, const char *format, Jsonb *options, Oid check_role);
+
+/*
+ * The same of a definition that is not in force any more: a key that is not known now, but was when it was stored, goes
+ * to *unknown (a list of names) instead of being an ERROR.
+ */
+extern KsOptions *ks_options_parse_old(KsObjectKind kind, const char *format, Jsonb *options, List **unknown);
 
 /*
  * Is a partition named by option "partitions" (such as "0-2,5")?  spec NULL = all.  ERROR for a malformed spec.

@@ -11,6 +11,30 @@
 
 #define MAX_TOPIC_LENGTH 249
 
+/*
+ * The options of a definition.  One older than that which the worker began with may have a key that has been removed
+ * from the extension, and from the definition, since: it can mean nothing any more, and nobody could mend it in WAL.
+ */
+static const KsOptions *
+definition_options(const KsSource *source, const KsPublisher *definition)
+{
+	KsOptions  *options;
+	List	   *unknown;
+	ListCell   *lc;
+
+	if (definition->options_json == NULL)
+		return definition->options;
+	if (definition->version >= source->fallback->version)
+		return ks_options_parse(KS_PUBLISHER, definition->format, definition->options_json, InvalidOid);
+	options = ks_options_parse_old(KS_PUBLISHER, definition->format, definition->options_json, &unknown);
+	foreach(lc, unknown)
+		ereport(LOG,
+				(errmsg("publisher \"%s\": option \"%s\" is ignored, which a former definition has that WAL still refers to",
+						NameStr(definition->name), (char *) lfirst(lc)),
+				 errdetail("This version of the extension does not know it.")));
+	return options;
+}
+
 /* Takes over a definition: everything made with the former one is freed. */
 static void
 install_definition(KsSource *source, const KsPublisher *definition)
@@ -30,8 +54,7 @@ install_definition(KsSource *source, const KsPublisher *definition)
 	old = MemoryContextSwitchTo(source->definition_context);
 	source->publication = pstrdup(NameStr(definition->publication));
 	source->topic_prefix = pstrdup(definition->topic_prefix);
-	source->options = definition->options_json ?
-		ks_options_parse(KS_PUBLISHER, definition->format, definition->options_json, InvalidOid) : definition->options;
+	source->options = definition_options(source, definition);
 	source->version = definition->version;
 
 	memset(&config, 0, sizeof(config));
@@ -69,7 +92,7 @@ ks_source_refresh(KsSource *source)
 	{
 		source->catalog_relid = ks_catalog_relid("publisher");
 		if (OidIsValid(source->catalog_relid))
-			definition = ks_publisher_by_id(source->publisher_id);
+			definition = ks_publisher_row(source->publisher_id);
 	}
 	if (definition == NULL)
 		definition = source->fallback;

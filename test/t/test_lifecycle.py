@@ -544,6 +544,23 @@ def test_options_of_another_version(own, make, kafka):
     flows(db)
 
 
+def test_option_that_is_gone(own, make, kafka):
+    """An option that only a former definition has, in WAL that is still to be read, is passed over and told of once."""
+    db = make(kafka)
+    pair(db, kafka)
+    flows(db)
+    db.q("SELECT kafka.pause_publisher('p')")
+    db.wait("SELECT pid IS NULL FROM kafka.publisher_status")
+    for options in ('options || \'{"gone.option": "x", "gone.object": {"a": 1}}\'', "options - '{gone.option,gone.object}'::text[]"):
+        db.q(f"UPDATE kafka.publisher SET options = {options}, version = version + 1")
+        db.q("INSERT INTO t SELECT least(min(id), 0) - 1 FROM t")
+    db.q("SELECT kafka.resume_publisher('p')")
+    db.wait_for_publisher("p", 20)
+    flows(db)
+    assert db.state("publisher", "p")["state"] == "streaming"
+    assert own.log().count('option "gone.option" is ignored') == 1 and own.log().count('option "gone.object" is ignored') == 1
+
+
 def test_drop_of_what_is_used(own, make, kafka):
     db = make(kafka)
     pair(db, kafka)
