@@ -229,8 +229,7 @@ ks_consumer_handle_event(KsConsumer *c, rd_kafka_event_t *event)
 			if (ks_log_ends_update(c->offsets, rd_kafka_event_stats(event)))
 			{
 				c->connected = true;
-				c->client->all_brokers_down = false;
-				c->client->last_error[0] = '\0';
+				ks_client_note_success(c->client);
 				c->fresh_ends = true;
 				for (int i = 0; i < c->offsets->count; i++)
 					if (c->offsets->items[i]->assigned && !c->offsets->items[i]->verified)

@@ -16,10 +16,12 @@
 
 #include "compat/pg_compat.h"
 #include "kafka/client.h"
+#include "kafka/log_limit.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #define EXIT_WAIT_MS 2000
 
@@ -414,6 +416,7 @@ ks_client_drain_log(KsClient *client)
 		if (rd_kafka_event_log(event, &facility, &text, &level) == 0)
 		{
 			int			elevel;
+			uint32		left_out = 0;
 
 			/* Server options serve producers and consumers alike: that one does not use another's is no news. */
 			if (level > 4 || strcmp(facility, "CONFWARN") == 0)
@@ -423,9 +426,11 @@ ks_client_drain_log(KsClient *client)
 			else
 				elevel = LOG_SERVER_ONLY;
 			ks_client_scrub(client, text, line, sizeof(line));
-			if (message_level_is_interesting(elevel))
+			if (message_level_is_interesting(elevel) &&
+				(elevel == DEBUG1 || ks_log_limit(facility, line, GetCurrentTimestamp() / 1000, &left_out)))
 				ereport(elevel,
 						(errmsg_internal("Kafka server \"%s\": %s: %s", client->server_name, facility, line),
+						 left_out > 0 ? errdetail("The same was left out %u times since it was logged last.", left_out) : 0,
 						 errhidestmt(true), errhidecontext(true)));
 		}
 		rd_kafka_event_destroy(event);
@@ -437,13 +442,28 @@ ks_client_note_error(KsClient *client, rd_kafka_resp_err_t err, const char *reas
 {
 	if (err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
 	{
-		client->all_brokers_down = true;
+		client->all_brokers_down = client->was_down = true;
 		/* "3/3 brokers are down" says less than what was noted of one of them. */
 		if (client->last_error[0] != '\0')
 			return;
 	}
 	client->last_err = err;
 	ks_client_scrub(client, reason ? reason : rd_kafka_err2str(err), client->last_error, sizeof(client->last_error));
+}
+
+void
+ks_client_note_success(KsClient *client)
+{
+	client->all_brokers_down = false;
+	client->last_error[0] = '\0';
+	if (!client->was_down)
+		return;
+	client->was_down = false;
+	ks_log_limit_reset();
+	if (MyBackendType == B_BG_WORKER)
+		ereport(LOG,
+				(errmsg("Kafka server \"%s\" answers again", client->server_name),
+				 errhidestmt(true), errhidecontext(true)));
 }
 
 /* Waits for the pipe, the latch or the timeout; see ks_client_wait. */

@@ -20,9 +20,10 @@ typedef struct KsClient
 	rd_kafka_queue_t *log_queue;
 	int			wake_fd[2];		/* pipe that librdkafka writes to when "queue" becomes non-empty */
 	char		last_error[256];	/* last error event seen by ks_client_service(), "" if none since the last success */
-	bool		all_brokers_down;	/* set by an error event, cleared by the caller when something succeeds */
+	bool		all_brokers_down;	/* set by an error event, cleared by ks_client_note_success() */
 	rd_kafka_resp_err_t last_err;	/* code of last_error */
 	/* of client.c */
+	bool		was_down;		/* all brokers were, and the log may say so: it is told when one answers */
 	bool		errors_only;	/* nothing but errors is in "queue" while ks_client_call() waits: it notes them */
 	char	   *server_name;
 	int			nsecrets;
@@ -44,11 +45,17 @@ extern KsClient *ks_client_create(KsClientKind kind, const KsServer *server, con
 /* Destroys a handle, waiting at most timeout_ms for librdkafka's threads to end (a detached thread finishes the rest). */
 extern void ks_client_destroy(KsClient *client, int timeout_ms);
 
-/* Forwards queued log lines to the server log (LOG / WARNING by level; secrets never appear in librdkafka's lines). */
+/*
+ * Forwards queued log lines to the server log (LOG / WARNING by level; secrets never appear in librdkafka's lines), each
+ * cause once a minute.
+ */
 extern void ks_client_drain_log(KsClient *client);
 
 /* Notes an error event in last_error / all_brokers_down. */
 extern void ks_client_note_error(KsClient *client, rd_kafka_resp_err_t err, const char *reason);
+
+/* Notes that a broker answered: what was noted before is over.  A line in the log, if all of them had been down. */
+extern void ks_client_note_success(KsClient *client);
 
 /*
  * Waits until the queue is non-empty, the process latch is set, or timeout_ms passed (-1 = for ever); resets the latch

@@ -206,8 +206,7 @@ note_success(KsProducer *producer)
 	if (!producer->down && !producer->client->all_brokers_down)
 		return;
 	producer->down = false;
-	producer->client->all_brokers_down = false;
-	producer->client->last_error[0] = '\0';
+	ks_client_note_success(producer->client);
 	ks_worker_set_state(producer->state, producer->detail);
 }
 

@@ -30,7 +30,7 @@ gone() { ! alive "$1"; }
 
 configure() {
   local plain sasl controller property
-  mkdir -p "$dir/data" "$dir/log"
+  mkdir -p "$dir/data" "$dir/log" "$dir/tmp"
   plain=$(free_port) sasl=$(free_port "$plain") controller=$(free_port "$plain" "$sasl")
   cat >"$dir/log4j2.properties" <<'EOF'
 status = error
@@ -83,7 +83,7 @@ broker.session.timeout.ms=4000
 EOF
   for property in "$@"; do printf '%s\n' "$property" >>"$dir/server.properties.new"; done
   printf 'KAFKA_BOOTSTRAP=127.0.0.1:%s\nKAFKA_SASL_BOOTSTRAP=127.0.0.1:%s\n' "$plain" "$sasl" >"$dir/env"
-  "$java" -XX:TieredStopAtLevel=1 -cp "$class_path" -Dlog4j2.configurationFile="$dir/log4j2.properties" \
+  "$java" -XX:TieredStopAtLevel=1 "$tmp" -cp "$class_path" -Dlog4j2.configurationFile="$dir/log4j2.properties" \
     kafka.tools.StorageTool format --cluster-id pgkafkasyncscratchAAAA --config "$dir/server.properties.new" \
     >"$dir/log/format.log" 2>&1 </dev/null || { cat "$dir/log/format.log" >&2; die "formatting failed"; }
   mv "$dir/server.properties.new" "$dir/server.properties"
@@ -110,7 +110,7 @@ start() {
   # A session of its own: ctrl-c in the terminal is for the script, which then stops Kafka in order.
   # shellcheck disable=SC2086
   setsid "$java" ${KAFKA_HEAP:--Xms256m -Xmx768m} ${KAFKA_OPTS_EXTRA:--XX:TieredStopAtLevel=1 -XX:+UseSerialGC} \
-    -Xshare:auto -Djava.awt.headless=true -Dlog4j2.configurationFile="$dir/log4j2.properties" -cp "$class_path" \
+    "$tmp" -Xshare:auto -Djava.awt.headless=true -Dlog4j2.configurationFile="$dir/log4j2.properties" -cp "$class_path" \
     kafka.Kafka "$dir/server.properties" >>"$dir/log/server.log" 2>&1 </dev/null 8>&- 9>&- &
   echo $! >"$dir/pid"
   if ! wait_for 60 ready_or_dead || ! alive "$(pid)"; then
@@ -134,6 +134,7 @@ stop() { # with a signal, and then until the very process is gone
 
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
+tmp=-Djava.io.tmpdir=$dir/tmp # libraries that jars unpack end with the folder
 case $action in
   start) start "$@" ;;
   stop) stop TERM ;;
@@ -146,7 +147,7 @@ case $action in
     . "$dir/env"
     class=$1; shift
     case $class in *.*) ;; *) class=org.apache.kafka.tools.$class ;; esac
-    "$java" -XX:TieredStopAtLevel=1 -Dlog4j2.level=error -cp "$class_path" "$class" --bootstrap-server "$KAFKA_BOOTSTRAP" "$@"
+    "$java" -XX:TieredStopAtLevel=1 "$tmp" -Dlog4j2.level=error -cp "$class_path" "$class" --bootstrap-server "$KAFKA_BOOTSTRAP" "$@"
     ;;
   *) die "unknown action $action" ;;
 esac

@@ -1,5 +1,6 @@
 """Helpers of the publisher tests: events without what differs from run to run, and the state a topic adds up to."""
 
+import re
 import uuid
 
 from conftest import wait_until
@@ -51,6 +52,17 @@ def check_positions(messages):
         seen.add(position)
         assert last.get((m.partition, publisher), (0, 0)) < position[1:]
         last[m.partition, publisher] = position[1:]
+
+
+def check_log_of_outage(cluster, pid, server="kafka"):
+    """A worker's complaints of an outage are in the server's log once each, and so is the end of it."""
+    def lines():
+        return [line.split(f'Kafka server "{server}"', 1)[1] for line in cluster.log().splitlines()
+                if f"[{pid}]" in line and f'Kafka server "{server}"' in line]
+    wait_until(lambda: " answers again" in lines(), what="the log to tell of the recovery")
+    complaints = [re.sub(r"^: (\w+): \[thrd:.*?\]", r"\1", line.split(" (after ")[0]) for line in lines() if line != " answers again"]
+    assert complaints and len(complaints) == len(set(complaints)), complaints
+    assert lines().count(" answers again") == 1
 
 
 def worker_pid(db, name):

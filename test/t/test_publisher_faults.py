@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import wait_until
-from publisher_util import create, kill_worker, prefix, state_of, sync, table_state, worker_pid
+from publisher_util import check_log_of_outage, create, kill_worker, prefix, state_of, sync, table_state, worker_pid
 
 
 def private_db(cluster, kafka):
@@ -76,6 +76,7 @@ def test_broker_killed_and_restarted(private_cluster, private_kafka):
     messages = private_kafka.consume(f"{p}.public.t")
     in_order(messages)
     assert state_of(messages) == table_state(db, "t")
+    check_log_of_outage(private_cluster, pid)
 
 
 def test_silent_broker(private_cluster, private_kafka):

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from conftest import wait_until
+from publisher_util import check_log_of_outage
 from test_subscription import subscribe, table
 
 
@@ -130,6 +131,7 @@ def test_broker_down_and_back(db, private_kafka):
     row = db.wait_state("subscription", "s", "streaming")
     assert row["pid"] == pid
     assert_exactly_once(db, 2000)
+    check_log_of_outage(db.cluster, pid, "mine")
 
 
 def test_broker_down_at_start(db, private_kafka):
