@@ -96,12 +96,12 @@ SELECT kafka.create_subscription('s', 'def', '{definitions.t}', 'kafka.publisher
 SELECT kafka.create_subscription('s', 'def', '{definitions.t}', 'def.t', format => 'xml');
 SELECT kafka.create_subscription('s', 'def', '{definitions.t}', 'def.t', mode => 'replace');
 SELECT kafka.create_subscription('s', 'def', '{definitions.t}', 'def.t', on_error => 'ignore');
-SELECT kafka.create_subscription('s', 'def', '{definitions.t}', 'def.t', workers => 2);
+SELECT kafka.create_subscription('s', 'def', '{definitions.t}', 'def.t', workers => 0);
 SELECT kafka.create_subscription('s', 'def', '{definitions.t}', 'def.t', start => 'yesterdayish');
 SELECT kafka.create_subscription('s', 'def', '{definitions.t}', 'def.t', start => '{"definitions.t": {"7": 0}}');
 SELECT kafka.create_subscription('s', 'def', '{definitions.t}', 'def.t', start => '{"definitions.t": {"0": 99}}');
 SELECT kafka.create_subscription('s', 'def', '{definitions.t}', 'def.t', options => '{"max_batch_rows": 0}');
-SELECT kafka.create_subscription('s', 'def', '{definitions.t}', 'def.t', options => '{"partitions": "1-"}');
+SELECT kafka.create_subscription('s', 'def', '{definitions.t}', 'def.t', options => '{"partitions": "2-1"}');
 SELECT kafka.create_subscription('s', 'def', '{definitions.t}', 'def.t', options => '{"isolation.level": "read_uncommitted"}');
 SELECT count(*) AS subscriptions FROM kafka.subscription;
 SELECT kafka.create_subscription('s', 'def', '{definitions.t,definitions.later}', 'def.t', key => '{u}', enabled => false);
@@ -159,7 +159,7 @@ SELECT def.errcode('SELECT kafka.' || c), c FROM (VALUES
   ($$create_subscription('x', 'def', '{definitions.t}', 'def.t', key => '{nope}')$$),
   ($$create_subscription('x', 'def', '{definitions.t}', 'def.t', start => 'yesterdayish')$$),
   ($$create_subscription('x', 'def', '{definitions.t}', 'def.t', start => '{"definitions.t": {"0": 99}}')$$),
-  ($$create_subscription('x', 'def', '{definitions.t}', 'def.t', workers => 2)$$),
+  ($$create_subscription('x', 'def', '{definitions.t}', 'def.t', workers => 0)$$),
   ($$seek_subscription('nobody', 'earliest')$$),
   ($$wait_for_subscription('nobody')$$),
   ($$wait_for_publisher('paused', timeout => '-1s')$$)) AS v (c);

@@ -4,11 +4,11 @@ CREATE FUNCTION kafka.worker_status(OUT kind text, OUT id bigint, OUT state text
         OUT rows bigint, OUT bytes bigint, OUT acked_lsn pg_lsn, OUT confirmed_lsn pg_lsn, OUT read_lsn pg_lsn,
         OUT last_commit_time timestamptz, OUT lag_messages bigint, OUT skipped_truncates bigint, OUT restarts bigint,
         OUT last_error text, OUT last_error_at timestamptz, OUT started_at timestamptz, OUT problems text[],
-        OUT loops bigint, OUT fetched_at timestamptz, OUT next_start timestamptz) RETURNS SETOF record
+        OUT loops bigint, OUT fetched_at timestamptz, OUT next_start timestamptz, OUT ordinal integer) RETURNS SETOF record
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'ks_worker_status';
 COMMENT ON FUNCTION kafka.worker_status() IS
-    'Shared-memory state of this database''s workers that the caller may see; the status views are made of it. LSNs as pg_lsn, bytes in bytes, loops = passes of the main loop.';
+    'Shared-memory state of this database''s workers that the caller may see; the status views are made of it. LSNs as pg_lsn, bytes in bytes, loops = passes of the main loop, ordinal = number among the workers of a subscription, from 0.';
 
 CREATE FUNCTION kafka.partition_status(OUT subscription_id bigint, OUT topic text, OUT partition integer,
         OUT next_offset bigint, OUT high_watermark bigint, OUT last_stable_offset bigint) RETURNS SETOF record
@@ -93,29 +93,60 @@ COMMENT ON VIEW kafka.publisher_tables IS
 CREATE VIEW kafka.subscription_status WITH (security_barrier) AS
 SELECT s.name,
        s.owner,
-       coalesce(w.state, CASE WHEN s.enabled THEN 'waiting' ELSE 'paused' END) AS state,
-       coalesce(w.detail, CASE WHEN w.id IS NULL OR (w.pid IS NULL AND kafka.launcher_message() NOT LIKE 'no room%')
-                               THEN kafka.launcher_message() END) AS detail,
+       w.state,
+       w.detail,
        w.pid,
        s.server,
        s.topics,
        s.format,
        (SELECT array_agg(t.target ORDER BY t.target) FROM kafka.subscription_target t WHERE t.subscription_id = s.id) AS targets,
-       w.lag_messages AS lag,
-       CASE WHEN w.lag_messages = 0 THEN interval '0'
-            ELSE clock_timestamp() - w.last_commit_time END AS lag_time,
-       coalesce(w.rows, 0) AS rows,
-       coalesce(w.bytes, 0) AS bytes,
+       w.lag,
+       w.lag_time,
+       w.rows,
+       w.bytes,
        w.last_commit_time,
        w.last_error,
        w.last_error_at,
-       coalesce(w.restarts, 0) AS restarts,
-       w.started_at
+       w.restarts,
+       w.started_at,
+       s.workers,
+       w.pids
   FROM kafka.subscription s
-  LEFT JOIN kafka.worker_status() w ON w.kind = 'subscription' AND w.id = s.id
+ CROSS JOIN LATERAL (
+        -- one row per worker that it should have; "x" may be missing, as long as the launcher has not come to it
+        SELECT (array_agg(y.state ORDER BY y.badness, y.ordinal))[1] AS state,
+               (array_agg(y.detail ORDER BY y.badness, y.detail IS NULL, y.ordinal))[1] AS detail,
+               max(y.pid) FILTER (WHERE y.ordinal = 0) AS pid,
+               CASE WHEN count(*) = count(y.lag_messages) THEN sum(y.lag_messages)::bigint END AS lag,
+               CASE WHEN bool_and(y.lag_messages = 0) THEN interval '0'
+                    ELSE max(clock_timestamp() - y.last_commit_time) FILTER (WHERE y.lag_messages IS DISTINCT FROM 0)
+               END AS lag_time,
+               coalesce(sum(y.rows), 0)::bigint AS rows,
+               coalesce(sum(y.bytes), 0)::bigint AS bytes,
+               max(y.last_commit_time) AS last_commit_time,
+               (array_agg(y.last_error ORDER BY y.last_error_at DESC) FILTER (WHERE y.last_error IS NOT NULL))[1] AS last_error,
+               max(y.last_error_at) AS last_error_at,
+               coalesce(sum(y.restarts), 0)::bigint AS restarts,
+               max(y.started_at) FILTER (WHERE y.ordinal = 0) AS started_at,
+               coalesce(array_agg(y.pid ORDER BY y.ordinal) FILTER (WHERE y.pid IS NOT NULL), '{}') AS pids
+          FROM (SELECT x.*, o.ordinal,
+                       array_position('{error,retrying,waiting,starting,rebuilding,snapshot,streaming,finished,paused}'::text[],
+                                      x.state) AS badness
+                  FROM generate_series(0, s.workers - 1) o(ordinal)
+                 CROSS JOIN LATERAL (
+                        SELECT coalesce(v.state, CASE WHEN s.enabled THEN 'waiting' ELSE 'paused' END) AS state,
+                               coalesce(v.detail, CASE WHEN v.id IS NULL OR
+                                                       (v.pid IS NULL AND kafka.launcher_message() NOT LIKE 'no room%')
+                                                       THEN kafka.launcher_message() END) AS detail,
+                               v.pid, v.lag_messages, v.last_commit_time, v.rows, v.bytes, v.last_error, v.last_error_at,
+                               v.restarts, v.started_at
+                          FROM (SELECT) one
+                          LEFT JOIN kafka.worker_status() v
+                            ON v.kind = 'subscription' AND v.id = s.id AND v.ordinal = o.ordinal) x) y
+       ) w
  WHERE pg_has_role(s.owner::oid, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW kafka.subscription_status IS
-    'One row per subscription. state: starting | waiting | streaming | paused | retrying | error; lag is in messages, up to the last stable offsets; rows and bytes count messages applied since the server started.';
+    'One row per subscription. state: starting | waiting | streaming | paused | retrying | error, the worst of its workers; lag is in messages, up to the last stable offsets; rows and bytes count messages applied since the server started; pid is that of the first worker, pids are those of all.';
 
 CREATE VIEW kafka.subscription_offsets WITH (security_barrier) AS
 SELECT s.name AS subscription,
@@ -135,11 +166,11 @@ COMMENT ON VIEW kafka.subscription_offsets IS
     'Next offset of each partition of each subscription, as committed with the rows, and the log ends as the worker last saw them (NULL: not yet).';
 
 CREATE VIEW kafka.problems WITH (security_barrier) AS
-SELECT o.kind, o.name, x.problem
-  FROM (SELECT 'publisher' AS kind, id, name, owner, enabled FROM kafka.publisher
+SELECT DISTINCT o.kind, o.name, x.problem
+  FROM (SELECT 'publisher' AS kind, id, name, owner, enabled, 0 AS ordinal FROM kafka.publisher
         UNION ALL
-        SELECT 'subscription', id, name, owner, enabled FROM kafka.subscription) o
-  LEFT JOIN kafka.worker_status() w ON w.kind = o.kind AND w.id = o.id
+        SELECT 'subscription', id, name, owner, enabled, generate_series(0, workers - 1) FROM kafka.subscription) o
+  LEFT JOIN kafka.worker_status() w ON w.kind = o.kind AND w.id = o.id AND w.ordinal = o.ordinal
  CROSS JOIN LATERAL (
         SELECT 'state ' || w.state || ': ' || w.last_error AS problem WHERE w.state = 'error'
         UNION ALL

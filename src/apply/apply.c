@@ -33,7 +33,7 @@ ks_apply_setup_origin(const KsSubscription *s)
 	char		name[NAMEDATALEN];
 	RepOriginId origin;
 
-	ks_origin_name(name, MyDatabaseId, s->id);
+	ks_origin_name(name, MyDatabaseId, s->id, ks_my_worker->ordinal);
 	StartTransactionCommand();
 	origin = replorigin_by_name(name, true);
 	if (origin == InvalidRepOriginId)

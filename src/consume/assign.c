@@ -392,6 +392,8 @@ static bool
 compare(KsConsumer *c, const TopicAsk *ask, bool *changed)
 {
 	KsOffsets  *offsets = c->offsets;
+	bool	   *busy = palloc0(sizeof(bool) * offsets->workers);
+	int			partitions = 0;
 
 	for (int i = 0; i < offsets->count; i++)
 		offsets->items[i]->exists = false;
@@ -407,6 +409,10 @@ compare(KsConsumer *c, const TopicAsk *ask, bool *changed)
 
 			if (!ks_partition_selected(c->subscription->options->text_value[KS_OPT_PARTITIONS], p))
 				continue;
+			partitions++;
+			busy[ks_partition_worker(t->name, p, offsets->workers)] = true;
+			if (ks_partition_worker(t->name, p, offsets->workers) != offsets->ordinal)
+				continue;
 			o = ks_offsets_find(offsets, t->name, p);
 			if (o == NULL)
 			{
@@ -419,6 +425,12 @@ compare(KsConsumer *c, const TopicAsk *ask, bool *changed)
 			o->exists = true;
 		}
 	}
+	c->partitions = partitions;
+	c->busy_workers = 0;
+	for (int i = 0; i < offsets->workers; i++)
+		c->busy_workers += busy[i] ? 1 : 0;
+	c->busy_workers = Max(c->busy_workers, 1);
+	pfree(busy);
 	for (int i = 0; i < offsets->count; i++)
 	{
 		KsOffset   *o = offsets->items[i];
@@ -457,6 +469,8 @@ ks_consumer_assign(KsConsumer *c)
 		c->next_assign = TimestampTzPlusMilliseconds(now, DISCOVER_EVERY_MS);
 	c->connected = true;
 	c->stale = false;
+	if (offsets->count == 0)
+		c->fresh_ends = true;	/* a worker without partitions is up to date */
 	if (!changed)
 		return true;
 

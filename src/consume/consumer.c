@@ -94,6 +94,7 @@ ks_consumer_create(const KsSubscription *subscription, const KsServer *server, K
 
 	c->subscription = subscription;
 	c->offsets = offsets;
+	c->busy_workers = 1;
 	c->json_headers = strcmp(subscription->format, "json") == 0;
 	c->modes = option_mode(options, KS_OPT_BINARY_MODE, ks_binary_mode) | option_mode(options, KS_OPT_TIME_MODE, ks_time_mode);
 
@@ -236,7 +237,9 @@ ks_consumer_handle_event(KsConsumer *c, rd_kafka_event_t *event)
 						c->stale = true;
 			}
 			else
-				c->connected = false;
+				for (int i = 0; i < c->offsets->count; i++)
+					if (c->offsets->items[i]->assigned)
+						c->connected = false;
 			break;
 		case RD_KAFKA_EVENT_OFFSET_COMMIT:
 			handle_group_commit(c, event);

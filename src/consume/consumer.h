@@ -23,6 +23,8 @@ typedef struct KsConsumer
 	bool		connected;
 	bool		stale;			/* what there is to read must be looked at again soon */
 	char		missing[256];	/* a topic that does not exist, "" if all do */
+	int			partitions;		/* that the subscription reads, by all its workers */
+	int			busy_workers;	/* those of them that have any, at least 1 */
 	TimestampTz next_assign;	/* when to look at the cluster's partitions again */
 	TimestampTz next_group_commit;
 	bool		group_commit_warned;

@@ -71,20 +71,33 @@ add_entry(KsOffsets *offsets, const char *topic, int32 partition, int64 start)
 }
 
 /* See offsets.h. */
-KsOffsets *
-ks_offsets_load(int64 subscription_id)
+int32
+ks_partition_worker(const char *topic, int32 partition, int32 workers)
 {
-	KsOffsets  *offsets = palloc0(sizeof(KsOffsets));
-	Oid			types[1] = {INT8OID};
-	Datum		values[1] = {Int64GetDatum(subscription_id)};
+	/* topics begin at different workers, so that many topics of one partition are divided, too */
+	return (int32) (((uint64) ks_message_checksum(topic, strlen(topic), NULL, 0) + (uint64) partition) % workers);
+}
 
-	offsets->subscription_id = subscription_id;
-	offsets->context = CurrentMemoryContext;
+/*
+ * Adds entries for what the table says: all partitions of this worker, or (topic not NULL) one.  Returns the last.
+ */
+static KsOffset *
+read_positions(KsOffsets *offsets, const char *only_topic, int32 only_partition)
+{
+	KsOffset   *added = NULL;
+	Oid			types[3] = {INT8OID, TEXTOID, INT4OID};
+	Datum		values[3];
+	char		nulls[3] = {' ', only_topic ? ' ' : 'n', ' '};
+
+	values[0] = Int64GetDatum(offsets->subscription_id);
+	values[1] = only_topic ? CStringGetTextDatum(only_topic) : (Datum) 0;
+	values[2] = Int32GetDatum(only_partition);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	if (SPI_execute_with_args("SELECT topic, partition, next_offset, last_offset, last_timestamp, last_checksum "
-							  "FROM kafka.subscription_position WHERE subscription_id = $1 ORDER BY topic, partition",
-							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
+							  "FROM kafka.subscription_position WHERE subscription_id = $1 "
+							  "AND ($2 IS NULL OR topic = $2 AND partition = $3) ORDER BY topic, partition",
+							  3, types, values, nulls, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kafka.subscription_position");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -94,9 +107,13 @@ ks_offsets_load(int64 subscription_id)
 		Datum		topic = SPI_getbinval(tuple, desc, 1, &null);
 		int32		partition = DatumGetInt32(SPI_getbinval(tuple, desc, 2, &null));
 		int64		next = DatumGetInt64(SPI_getbinval(tuple, desc, 3, &null));
-		KsOffset   *o = add_entry(offsets, TextDatumGetCString(topic), partition, next);
+		char	   *name = TextDatumGetCString(topic);
+		KsOffset   *o;
 		Datum		d;
 
+		if (ks_partition_worker(name, partition, offsets->workers) != offsets->ordinal)
+			continue;
+		o = added = add_entry(offsets, name, partition, next);
 		d = SPI_getbinval(tuple, desc, 4, &null);
 		if (null)
 			continue;
@@ -111,6 +128,20 @@ ks_offsets_load(int64 subscription_id)
 			o->last_checksum = (uint32) DatumGetInt64(d);
 	}
 	SPI_finish();
+	return added;
+}
+
+/* See offsets.h. */
+KsOffsets *
+ks_offsets_load(int64 subscription_id, int32 ordinal, int32 workers)
+{
+	KsOffsets  *offsets = palloc0(sizeof(KsOffsets));
+
+	offsets->subscription_id = subscription_id;
+	offsets->ordinal = ordinal;
+	offsets->workers = workers;
+	offsets->context = CurrentMemoryContext;
+	(void) read_positions(offsets, NULL, 0);
 	return offsets;
 }
 
@@ -138,6 +169,7 @@ ks_offsets_add(KsOffsets *offsets, const char *topic, int32 partition, int64 sta
 	Oid			types[4] = {INT8OID, TEXTOID, INT4OID, INT8OID};
 	Datum		values[4];
 	MemoryContext old = CurrentMemoryContext;
+	KsOffset   *added;
 
 	StartTransactionCommand();
 	ks_subscription_lock(offsets->subscription_id, false);
@@ -150,14 +182,17 @@ ks_offsets_add(KsOffsets *offsets, const char *topic, int32 partition, int64 sta
 		elog(ERROR, "SPI_connect failed");
 	if (SPI_execute_with_args("INSERT INTO kafka.subscription_position "
 							  "(subscription_id, topic, partition, next_offset, start_offset) "
-							  "VALUES ($1, $2, $3, $4, $4)",
+							  "VALUES ($1, $2, $3, $4, $4) ON CONFLICT DO NOTHING",
 							  4, types, values, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not write kafka.subscription_position");
 	SPI_finish();
+	added = read_positions(offsets, topic, partition);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
-	return add_entry(offsets, topic, partition, start);
+	if (added == NULL)
+		elog(ERROR, "could not read kafka.subscription_position");
+	return added;
 }
 
 /* See offsets.h. */

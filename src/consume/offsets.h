@@ -46,6 +46,8 @@ typedef struct KsOffset
 typedef struct KsOffsets
 {
 	int64		subscription_id;
+	int32		ordinal;		/* the worker whose partitions these are, */
+	int32		workers;		/* of so many */
 	int			count;
 	int			capacity;
 	KsOffset  **items;
@@ -53,11 +55,16 @@ typedef struct KsOffsets
 	MemoryContext context;
 } KsOffsets;
 
-/* Reads the positions of a subscription; call inside a transaction. Lives in CurrentMemoryContext. */
-extern KsOffsets *ks_offsets_load(int64 subscription_id);
+/* Which of the workers of a subscription reads a partition: the partitions of each topic go round. */
+extern int32 ks_partition_worker(const char *topic, int32 partition, int32 workers);
+/* Reads the positions of a worker's partitions; call inside a transaction. Lives in CurrentMemoryContext. */
+extern KsOffsets *ks_offsets_load(int64 subscription_id, int32 ordinal, int32 workers);
 /* Returns the entry of a partition, NULL if there is none. */
 extern KsOffset *ks_offsets_find(KsOffsets *offsets, const char *topic, int32 partition);
-/* Adds a partition that begins at start, in memory and (in a transaction of its own) in the table; returns it. */
+/*
+ * Adds a partition that begins at start, in memory and (in a transaction of its own) in the table; returns it.  Should the
+ * table have it already (another worker was faster, just before the number of workers changed), it goes on from there.
+ */
 extern KsOffset *ks_offsets_add(KsOffsets *offsets, const char *topic, int32 partition, int64 start);
 /* Notes that a transaction applies this message (of this partition). Messages come in order. */
 extern void ks_offsets_stage(KsOffset *offset, const KsMessage *message);

@@ -101,11 +101,13 @@ load(Subscriber *s)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(TopMemoryContext);
 	s->subscription = ks_subscription_by_id(ks_my_worker->object_id);
+	if (s->subscription && ks_my_worker->ordinal >= s->subscription->workers)
+		s->subscription = NULL; /* it has fewer workers by now */
 	if (s->subscription)
 	{
 		const KsServer *server = ks_server_open(NameStr(s->subscription->server), s->subscription->owner);
 
-		s->offsets = ks_offsets_load(s->subscription->id);
+		s->offsets = ks_offsets_load(s->subscription->id, ks_my_worker->ordinal, s->subscription->workers);
 		if (s->subscription->targets != NIL)
 			s->consumer = ks_consumer_create(s->subscription, server, s->offsets);
 	}
@@ -188,11 +190,20 @@ show_state(Subscriber *s)
 		ks_worker_set_state(KS_STATE_STREAMING, NULL);
 }
 
+/* Messages per second that this worker may apply, 0 = any number: those that have partitions share the subscription's. */
+static int64
+rate_limit(const Subscriber *s)
+{
+	int64		rate = s->subscription->options->int_value[KS_OPT_MAX_ROWS_PER_SECOND];
+
+	return rate == 0 ? 0 : Max(rate / s->consumer->busy_workers, 1);
+}
+
 /* Counters and problems after a commit. */
 static void
 account(Subscriber *s, int messages, Size bytes)
 {
-	int64		rate = s->subscription->options->int_value[KS_OPT_MAX_ROWS_PER_SECOND];
+	int64		rate = rate_limit(s);
 
 	pg_atomic_fetch_add_u64(&ks_my_worker->rows, messages);
 	pg_atomic_fetch_add_u64(&ks_my_worker->bytes, bytes);
@@ -250,7 +261,7 @@ apply_collected(Subscriber *s)
 	int			done;
 	KsApplyResult result;
 
-	s->apply->run.partitions = s->offsets->count;
+	s->apply->run.partitions = c->partitions;
 	result = ks_apply(s->apply, c->messages, c->count, &done);
 	ks_consumer_release(c, done);
 	if (result == KS_APPLY_MOVED)
@@ -299,8 +310,10 @@ pass(Subscriber *s)
 	if (now >= s->not_before || s->holding)
 	{
 		int			had = c->count;
+		int64		rate = rate_limit(s);
 
-		more = ks_consumer_poll(c, s->max_rows, BATCH_BYTES);
+		/* a tenth of a second's share at a time, so that the rate is even */
+		more = ks_consumer_poll(c, rate > 0 ? (int) Min(s->max_rows, Max(rate / 10, 1)) : s->max_rows, BATCH_BYTES);
 		if (had == 0 && c->count > 0)
 			s->batch_since = GetCurrentTimestamp();
 	}
@@ -366,8 +379,6 @@ subscription_body(void)
 	ks_apply_setup_origin(s->subscription);
 	s->apply = create_apply(s->subscription, positions);
 	s->max_rows = ks_apply_limit(s->apply, (int) s->subscription->options->int_value[KS_OPT_MAX_BATCH_ROWS]);
-	if (s->subscription->options->int_value[KS_OPT_MAX_ROWS_PER_SECOND] > 0)
-		s->max_rows = Min(s->max_rows, Max(1, (int) (s->subscription->options->int_value[KS_OPT_MAX_ROWS_PER_SECOND] / 10)));
 
 	loop_context = AllocSetContextCreate(TopMemoryContext, "pg_kafka_sync subscriber loop", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(loop_context);

@@ -188,8 +188,8 @@ launch(int index)
 	if (w->kind == KS_WORKER_SCAN)
 		snprintf(worker.bgw_name, BGW_MAXLEN, "pg_kafka_sync scan of database %u", w->database);
 	else
-		snprintf(worker.bgw_name, BGW_MAXLEN, "pg_kafka_sync %s %s",
-				 w->kind == KS_WORKER_PUBLISHER ? "publisher" : "subscription", NameStr(w->name));
+		snprintf(worker.bgw_name, BGW_MAXLEN, w->ordinal > 0 ? "pg_kafka_sync %s %s/%d" : "pg_kafka_sync %s %s",
+				 w->kind == KS_WORKER_PUBLISHER ? "publisher" : "subscription", NameStr(w->name), w->ordinal);
 	snprintf(worker.bgw_type, BGW_MAXLEN, "pg_kafka_sync %s",
 			 w->kind == KS_WORKER_SCAN ? "scan" : w->kind == KS_WORKER_PUBLISHER ? "publisher" : "subscription");
 	worker.bgw_main_arg = Int32GetDatum(index);

@@ -91,7 +91,7 @@ static const KsOptionDef option_table[] = {
 	{KS_OPT_GROUP_ID, "group.id", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
 	"Kafka consumer group that shows the offsets to Kafka's tools; default is the subscription's name."},
 	{KS_OPT_PARTITIONS, "partitions", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
-	"Partitions that this subscription reads, such as 0-2,5; default is all."},
+	"Partitions that this subscription reads, such as 0-2,5, or 3- for all from 3 on; default is all."},
 };
 
 /* Returns the declaration of a key for a kind of object, or NULL. */
@@ -337,12 +337,18 @@ ks_partition_selected(const char *spec, int32 partition)
 			p = end + 1;
 			last = strtol(p, &end, 10);
 			valid = end != p && *p >= '0' && *p <= '9' && last >= first;
+			if (*p == '\0')
+			{
+				/* no end: what is added later, too */
+				last = PG_INT32_MAX;
+				valid = true;
+			}
 		}
 		if (!valid || last > PG_INT32_MAX || (*end != ',' && *end != '\0'))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("invalid value for option \"partitions\": %s", spec),
-					 errhint("Allowed are numbers and ranges, such as 0-2,5.")));
+					 errhint("Allowed are numbers and ranges, such as 0-2,5 or 3-.")));
 		selected = selected || (partition >= first && partition <= last);
 		if (*end == '\0')
 			return selected;

@@ -26,7 +26,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-/* Is this the origin of one of the subscriptions? */
+/* Is this the origin of a worker of one of the subscriptions? */
 static bool
 is_owned(const char *name, List *subscriptions)
 {
@@ -34,11 +34,16 @@ is_owned(const char *name, List *subscriptions)
 
 	foreach(lc, subscriptions)
 	{
-		char		own[NAMEDATALEN];
+		const KsSubscription *s = lfirst(lc);
 
-		ks_origin_name(own, MyDatabaseId, ((KsSubscription *) lfirst(lc))->id);
-		if (strcmp(own, name) == 0)
-			return true;
+		for (int32 ordinal = 0; ordinal < s->workers; ordinal++)
+		{
+			char		own[NAMEDATALEN];
+
+			ks_origin_name(own, MyDatabaseId, s->id, ordinal);
+			if (strcmp(own, name) == 0)
+				return true;
+		}
 	}
 	return false;
 }

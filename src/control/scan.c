@@ -25,10 +25,10 @@ PGDLLEXPORT void ks_scan_main(Datum arg);
  * nothing left to do; foreign: it must not start here.
  */
 static void
-update_place(KsWorkerKind kind, int64 id, const char *name, Oid owner, int32 version, bool enabled,
+update_place(KsWorkerKind kind, int64 id, int32 ordinal, const char *name, Oid owner, int32 version, bool enabled,
 			 bool finished, bool foreign)
 {
-	KsWorker   *w = ks_worker_take(MyDatabaseId, kind, id);
+	KsWorker   *w = ks_worker_take(MyDatabaseId, kind, id, ordinal);
 
 	if (w == NULL)
 	{
@@ -66,6 +66,18 @@ update_place(KsWorkerKind kind, int64 id, const char *name, Oid owner, int32 ver
 				"drop it", sizeof(w->problems[0]));
 }
 
+/* Is there a worker of this number in one of the subscriptions? */
+static bool
+subscription_has(List *subscriptions, int64 id, int32 ordinal)
+{
+	ListCell   *lc;
+
+	foreach(lc, subscriptions)
+		if (((KsSubscription *) lfirst(lc))->id == id)
+			return ordinal < ((KsSubscription *) lfirst(lc))->workers;
+	return false;
+}
+
 /* Marks the places of this database whose definition is gone. Returns nothing; the launcher frees them. */
 static void
 mark_dropped(List *publishers, List *subscriptions)
@@ -85,10 +97,7 @@ mark_dropped(List *publishers, List *subscriptions)
 				found = found || ((KsPublisher *) lfirst(lc))->id == w->object_id;
 		}
 		else if (w->kind == KS_WORKER_SUBSCRIPTION)
-		{
-			foreach(lc, subscriptions)
-				found = found || ((KsSubscription *) lfirst(lc))->id == w->object_id;
-		}
+			found = subscription_has(subscriptions, w->object_id, w->ordinal);
 		else
 			continue;
 		if (!found)
@@ -98,16 +107,9 @@ mark_dropped(List *publishers, List *subscriptions)
 		}
 	}
 	for (int i = 0; i < ks_shared->npartitions; i++)
-	{
-		bool		found = false;
-
-		if (ks_partitions[i].database != MyDatabaseId)
-			continue;
-		foreach(lc, subscriptions)
-			found = found || ((KsSubscription *) lfirst(lc))->id == ks_partitions[i].subscription_id;
-		if (!found)
+		if (ks_partitions[i].database == MyDatabaseId &&
+			!subscription_has(subscriptions, ks_partitions[i].subscription_id, ks_partitions[i].ordinal))
 			ks_partitions[i].database = InvalidOid;
-	}
 }
 
 /* Reads the definitions and updates shared memory. Returns the two lists in CurrentMemoryContext. */
@@ -128,23 +130,24 @@ read_definitions(List **publishers, List **subscriptions)
 		KsPublisher *p = lfirst(lc);
 		bool		finished = strcmp(p->snapshot, "only") == 0 && strcmp(p->snapshot_state, "done") == 0;
 
-		update_place(KS_WORKER_PUBLISHER, p->id, NameStr(p->name), p->owner, p->version, p->enabled,
+		update_place(KS_WORKER_PUBLISHER, p->id, 0, NameStr(p->name), p->owner, p->version, p->enabled,
 					 finished, !ks_belongs_here(p->system_identifier, p->database_oid));
 	}
 	foreach(lc, *subscriptions)
 	{
 		KsSubscription *s = lfirst(lc);
 
-		update_place(KS_WORKER_SUBSCRIPTION, s->id, NameStr(s->name), s->owner, s->version, s->enabled, false,
-					 !ks_belongs_here(s->system_identifier, s->database_oid));
+		for (int32 ordinal = 0; ordinal < s->workers; ordinal++)
+			update_place(KS_WORKER_SUBSCRIPTION, s->id, ordinal, NameStr(s->name), s->owner, s->version, s->enabled,
+						 false, !ks_belongs_here(s->system_identifier, s->database_oid));
 	}
 	mark_dropped(*publishers, *subscriptions);
 	LWLockRelease(ks_shared->lock);
 }
 
-/* Is a worker of this database still running for the object that a slot or origin name belongs to? */
+/* Is a worker of this database still running that a slot or origin name belongs to? */
 static bool
-worker_runs(KsWorkerKind kind, const char *name, void (*make_name) (char *, Oid, int64))
+worker_runs(KsWorkerKind kind, const char *name)
 {
 	bool		runs = false;
 	char		own[NAMEDATALEN];
@@ -152,9 +155,14 @@ worker_runs(KsWorkerKind kind, const char *name, void (*make_name) (char *, Oid,
 	LWLockAcquire(ks_shared->lock, LW_SHARED);
 	for (int i = 0; i < ks_shared->nworkers; i++)
 	{
-		if (ks_workers[i].kind != kind || ks_workers[i].database != MyDatabaseId || ks_workers[i].pid == 0)
+		const KsWorker *w = &ks_workers[i];
+
+		if (w->kind != kind || w->database != MyDatabaseId || w->pid == 0)
 			continue;
-		make_name(own, MyDatabaseId, ks_workers[i].object_id);
+		if (kind == KS_WORKER_PUBLISHER)
+			ks_slot_name(own, MyDatabaseId, w->object_id);
+		else
+			ks_origin_name(own, MyDatabaseId, w->object_id, w->ordinal);
 		runs = runs || strcmp(own, name) == 0;
 	}
 	LWLockRelease(ks_shared->lock);
@@ -203,7 +211,7 @@ drop_orphan_slots(List *publishers)
 		 * One that a transaction is just making is guarded until that transaction ends; it may have committed since
 		 * the definitions were read, so look again.
 		 */
-		if (worker_runs(KS_WORKER_PUBLISHER, name, ks_slot_name) || !ks_slot_guard_try(name) ||
+		if (worker_runs(KS_WORKER_PUBLISHER, name) || !ks_slot_guard_try(name) ||
 			slot_is_owned(ks_publishers(), name))
 			continue;
 		ks_slot_drop_hook(name, true);
@@ -215,7 +223,7 @@ drop_orphan_slots(List *publishers)
 static bool
 subscription_runs(const char *origin)
 {
-	return worker_runs(KS_WORKER_SUBSCRIPTION, origin, ks_origin_name);
+	return worker_runs(KS_WORKER_SUBSCRIPTION, origin);
 }
 
 static void

@@ -110,28 +110,28 @@ ks_shmem_require(void)
 				 errhint("Add pg_kafka_sync to shared_preload_libraries and restart the server.")));
 }
 
-/* Returns the place of an object, or NULL.  Caller holds the lock. */
+/* Returns the place of an object's worker, or NULL.  Caller holds the lock. */
 KsWorker *
-ks_worker_find(Oid database, KsWorkerKind kind, int64 object_id)
+ks_worker_find(Oid database, KsWorkerKind kind, int64 object_id, int32 ordinal)
 {
 	for (int i = 0; i < ks_shared->nworkers; i++)
 	{
 		KsWorker   *w = &ks_workers[i];
 
-		if (w->kind == kind && w->database == database && w->object_id == object_id)
+		if (w->kind == kind && w->database == database && w->object_id == object_id && w->ordinal == ordinal)
 			return w;
 	}
 	return NULL;
 }
 
 /*
- * Returns the place of an object, a free one if it has none yet, or NULL when all are taken.  Caller holds the lock
+ * Returns the place of an object's worker, a free one if it has none yet, or NULL when all are taken.  Caller holds the lock
  * exclusively.
  */
 KsWorker *
-ks_worker_take(Oid database, KsWorkerKind kind, int64 object_id)
+ks_worker_take(Oid database, KsWorkerKind kind, int64 object_id, int32 ordinal)
 {
-	KsWorker   *w = ks_worker_find(database, kind, object_id);
+	KsWorker   *w = ks_worker_find(database, kind, object_id, ordinal);
 
 	for (int i = 0; w == NULL && i < ks_shared->nworkers; i++)
 	{
@@ -142,6 +142,7 @@ ks_worker_take(Oid database, KsWorkerKind kind, int64 object_id)
 		w->kind = kind;
 		w->database = database;
 		w->object_id = object_id;
+		w->ordinal = ordinal;
 		w->state = KS_STATE_STARTING;
 	}
 	return w;

@@ -39,10 +39,10 @@ extern void ks_shmem_startup(void);
 /* ERROR with the way out when the library was not preloaded. */
 extern void ks_shmem_require(void);
 
-/* The place of an object, or NULL.  Caller holds ks_shared->lock. */
-extern KsWorker *ks_worker_find(Oid database, KsWorkerKind kind, int64 object_id);
+/* The place of an object's worker, or NULL.  Caller holds ks_shared->lock. */
+extern KsWorker *ks_worker_find(Oid database, KsWorkerKind kind, int64 object_id, int32 ordinal);
 /* Like ks_worker_find, but takes a free place and clears it; NULL when all are taken.  Caller holds the lock exclusively. */
-extern KsWorker *ks_worker_take(Oid database, KsWorkerKind kind, int64 object_id);
+extern KsWorker *ks_worker_take(Oid database, KsWorkerKind kind, int64 object_id, int32 ordinal);
 
 /* Asks for a scan of a database (InvalidOid = all) now. */
 extern void ks_rescan_now(Oid database);

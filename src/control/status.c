@@ -78,7 +78,8 @@ problem_array(const KsWorker *w)
 }
 
 /*
- * kafka.worker_status(): one row per publisher and subscription of this database that the current user may see.
+ * kafka.worker_status(): one row per worker of the publishers and subscriptions of this database that the current user
+ * may see.
  */
 Datum
 ks_worker_status(PG_FUNCTION_ARGS)
@@ -91,8 +92,8 @@ ks_worker_status(PG_FUNCTION_ARGS)
 	for (int i = 0; i < ks_shared->nworkers; i++)
 	{
 		KsWorker   *w = &ks_workers[i];
-		Datum		values[21];
-		bool		nulls[21] = {false};
+		Datum		values[22];
+		bool		nulls[22] = {false};
 		int			n = 0;
 		uint64		lag;
 
@@ -127,6 +128,7 @@ ks_worker_status(PG_FUNCTION_ARGS)
 		values[n++] = Int64GetDatum(pg_atomic_read_u64(&w->loops));
 		put_time(values, nulls, n++, pg_atomic_read_u64(&w->fetched_at));
 		put_time(values, nulls, n++, copy->next_start);
+		values[n++] = Int32GetDatum(copy->ordinal);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
@@ -178,7 +180,7 @@ ks_partition_status(PG_FUNCTION_ARGS)
 		copy = ks_partitions[i];
 		if (copy.database == MyDatabaseId)
 		{
-			w = ks_worker_find(MyDatabaseId, KS_WORKER_SUBSCRIPTION, copy.subscription_id);
+			w = ks_worker_find(MyDatabaseId, KS_WORKER_SUBSCRIPTION, copy.subscription_id, 0);
 			if (w)
 				owner = w->owner;
 		}
@@ -214,7 +216,7 @@ wait_step(KsWorkerKind kind, int64 id, TimestampTz end)
 		return false;
 	ms = Min(TimestampDifferenceMilliseconds(now, end) + 1, WAIT_STEP_MS);
 	LWLockAcquire(ks_shared->lock, LW_SHARED);
-	w = ks_worker_find(MyDatabaseId, kind, id);
+	w = ks_worker_find(MyDatabaseId, kind, id, 0);
 	LWLockRelease(ks_shared->lock);
 	if (w == NULL)
 	{
@@ -236,7 +238,7 @@ publisher_reached(int64 id, XLogRecPtr lsn)
 	bool		reached = false;
 
 	LWLockAcquire(ks_shared->lock, LW_SHARED);
-	w = ks_worker_find(MyDatabaseId, KS_WORKER_PUBLISHER, id);
+	w = ks_worker_find(MyDatabaseId, KS_WORKER_PUBLISHER, id, 0);
 	if (w)
 		reached = w->state == KS_STATE_FINISHED || pg_atomic_read_u64(&w->acked_lsn) >= lsn;
 	LWLockRelease(ks_shared->lock);

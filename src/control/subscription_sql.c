@@ -24,6 +24,7 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/numeric.h"
 #include "utils/rel.h"
 
 PG_FUNCTION_INFO_V1(ks_create_subscription);
@@ -263,6 +264,17 @@ store_start(int64 id, const char *server, Oid owner, char **topics, int ntopics,
 	}
 }
 
+/* ERROR for a number of workers that the server has no room for. */
+static void
+check_workers(int64 workers)
+{
+	if (workers < 1 || workers > ks_guc_max_workers)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid number of workers: " INT64_FORMAT, workers),
+				 errhint("Allowed is 1 to %d (pg_kafka_sync.max_workers).", ks_guc_max_workers)));
+}
+
 /*
  * kafka.create_subscription(name, server, topics, target, format, mode, key, start, on_error, workers, options, enabled)
  */
@@ -302,11 +314,7 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 	ks_check_word("format", format, formats);
 	ks_check_word("mode", mode, modes);
 	ks_check_word("on_error", on_error, on_errors);
-	if (workers != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a subscription has one worker in this version"),
-				 errhint("Leave workers at 1; several subscriptions can share a topic by option \"partitions\".")));
+	check_workers(workers);
 	(void) ks_server_open(server, GetUserId());
 	if (options == NULL)
 		options = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
@@ -393,6 +401,33 @@ special_texts(Jsonb *value, const char *key)
 	return construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT);
 }
 
+/* The number given for "workers"; null is the default. */
+static int32
+special_workers(Jsonb *value)
+{
+	JsonbValue	v;
+	char	   *text = NULL;
+	int64		workers = 1;
+
+	if (JB_ROOT_IS_SCALAR(value) && JsonbExtractScalar(&value->root, &v))
+	{
+		if (v.type == jbvNull)
+			return 1;
+		if (v.type == jbvNumeric)
+			text = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(v.val.numeric)));
+		else if (v.type == jbvString)
+			text = pnstrdup(v.val.string.val, v.val.string.len);
+	}
+	if (text == NULL || text[0] == '\0' || strlen(text) > 9 || strspn(text, "0123456789") != strlen(text))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for option \"workers\": %s", JsonbToCString(NULL, &value->root, VARSIZE(value))),
+				 errhint("Allowed is 1 to %d (pg_kafka_sync.max_workers).", ks_guc_max_workers)));
+	workers = atoi(text);
+	check_workers(workers);
+	return (int32) workers;
+}
+
 /* Removes the positions of topics that a changed list does not name any more. */
 static void
 forget_topics(int64 id, ArrayType *topics)
@@ -409,15 +444,15 @@ forget_topics(int64 id, ArrayType *topics)
 Datum
 ks_alter_subscription(PG_FUNCTION_ARGS)
 {
-	static const char *const special[] = {"topics", "server", NULL};
-	Jsonb	   *special_values[2];
+	static const char *const special[] = {"topics", "server", "workers", NULL};
+	Jsonb	   *special_values[3];
 	char	   *name = ks_name_arg(fcinfo, 0, "name");
 	KsSubscription *s;
 	KsOptions  *parsed;
 	Jsonb	   *merged;
-	Oid			types[4] = {INT8OID, JSONBOID, NAMEOID, TEXTARRAYOID};
-	Datum		values[4];
-	char		nulls[4] = {' ', ' ', ' ', 'n'};
+	Oid			types[5] = {INT8OID, JSONBOID, NAMEOID, TEXTARRAYOID, INT4OID};
+	Datum		values[5];
+	char		nulls[5] = {' ', ' ', ' ', 'n', ' '};
 	NameData	server;
 
 	ks_shmem_require();
@@ -450,8 +485,9 @@ ks_alter_subscription(PG_FUNCTION_ARGS)
 	values[0] = Int64GetDatum(s->id);
 	values[1] = JsonbPGetDatum(merged);
 	values[2] = NameGetDatum(&server);
+	values[4] = Int32GetDatum(special_values[2] ? special_workers(special_values[2]) : s->workers);
 	(void) ks_catalog_execute("UPDATE kafka.subscription SET options = $2, server = $3, topics = coalesce($4, topics), "
-							  "version = version + 1 WHERE id = $1", 4, types, values, nulls);
+							  "workers = $5, version = version + 1 WHERE id = $1", 5, types, values, nulls);
 	PG_RETURN_VOID();
 }
 

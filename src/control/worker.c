@@ -21,6 +21,7 @@
 #include "utils/timestamp.h"
 
 KsWorker   *ks_my_worker = NULL;
+static KsWorker *first_worker = NULL;	/* of the same object; waiters sleep on its condition variable */
 
 static const char *const state_names[] = {
 	[KS_STATE_STARTING] = "starting",
@@ -56,6 +57,27 @@ kind_name(KsWorkerKind kind)
 	}
 }
 
+/* What tells a further worker of a subscription from the first, in names: "/1". */
+static const char *
+ordinal_text(const KsWorker *w)
+{
+	static char text[16];
+
+	text[0] = '\0';
+	if (w->ordinal > 0)
+		snprintf(text, sizeof(text), "/%d", w->ordinal);
+	return text;
+}
+
+/* Wakes who waits for progress of this worker's object. A place that has got another user wakes somebody in vain. */
+static void
+broadcast(KsWorker *w)
+{
+	ConditionVariableBroadcast(&w->progress);
+	if (first_worker != NULL && first_worker != w)
+		ConditionVariableBroadcast(&first_worker->progress);
+}
+
 /* Leaves the place in shared memory when the process ends, however it ends. */
 static void
 worker_exit(int code, Datum arg)
@@ -75,7 +97,7 @@ worker_exit(int code, Datum arg)
 	w->detail[0] = '\0';
 	LWLockRelease(ks_shared->lock);
 	ks_my_worker = NULL;
-	ConditionVariableBroadcast(&w->progress);
+	broadcast(w);
 	ks_launcher_wake();
 }
 
@@ -129,6 +151,7 @@ ks_worker_attach(Datum main_arg, KsWorkerKind kind)
 		if (kind == KS_WORKER_PUBLISHER)
 			pg_atomic_fetch_add_u32(&ks_shared->npublishers, 1);
 	}
+	first_worker = ks_worker_find(w->database, kind, w->object_id, 0);
 	LWLockRelease(ks_shared->lock);
 	if (!mine)
 		proc_exit(0);			/* paused or dropped between launch and now */
@@ -140,9 +163,9 @@ ks_worker_attach(Datum main_arg, KsWorkerKind kind)
 	fix_settings();
 	if (kind != KS_WORKER_SCAN)
 	{
-		char		name[NAMEDATALEN + 32];
+		char		name[NAMEDATALEN + 64];
 
-		snprintf(name, sizeof(name), "pg_kafka_sync %s %s", kind_name(kind), NameStr(w->name));
+		snprintf(name, sizeof(name), "pg_kafka_sync %s %s%s", kind_name(kind), NameStr(w->name), ordinal_text(w));
 		SetConfigOption("application_name", name, PGC_USERSET, PGC_S_SESSION);
 		ks_worker_set_state(KS_STATE_STARTING, NULL);
 	}
@@ -205,7 +228,7 @@ void
 ks_worker_set_state(KsWorkerState state, const char *detail)
 {
 	KsWorker   *w = ks_my_worker;
-	char		activity[KS_DETAIL_SIZE + NAMEDATALEN + 64];
+	char		activity[KS_DETAIL_SIZE + NAMEDATALEN + 96];
 	bool		changed;
 
 	if (detail == NULL)
@@ -229,8 +252,8 @@ ks_worker_set_state(KsWorkerState state, const char *detail)
 	}
 	if (changed || state == KS_STATE_STARTING)
 	{
-		snprintf(activity, sizeof(activity), "%s %s: %s%s%s", kind_name(w->kind), NameStr(w->name),
-				 ks_state_name(state), detail[0] ? ", " : "", detail);
+		snprintf(activity, sizeof(activity), "%s %s%s: %s%s%s", kind_name(w->kind), NameStr(w->name),
+				 ordinal_text(w), ks_state_name(state), detail[0] ? ", " : "", detail);
 		pgstat_report_activity(STATE_RUNNING, activity);
 	}
 }
@@ -276,7 +299,7 @@ ks_worker_progress(void)
 			ks_worker_set_state(said_state, detail);
 		}
 	}
-	ConditionVariableBroadcast(&w->progress);
+	broadcast(w);
 }
 
 /* Publishes the log ends of a partition, for kafka.subscription_offsets; silently does without when there is no room. */
@@ -307,6 +330,7 @@ ks_partition_report(const char *topic, int32 partition, int64 next_offset, int64
 	{
 		place->database = MyDatabaseId;
 		place->subscription_id = ks_my_worker->object_id;
+		place->ordinal = ks_my_worker->ordinal;
 		strlcpy(place->topic, topic, sizeof(place->topic));
 		place->partition = partition;
 		place->next_offset = next_offset;
@@ -316,22 +340,27 @@ ks_partition_report(const char *topic, int32 partition, int64 next_offset, int64
 	LWLockRelease(ks_shared->lock);
 }
 
-/* Forgets all partitions that this subscription reported. */
+/* Forgets all partitions that this worker's place reported. */
 void
 ks_partition_forget(void)
 {
 	LWLockAcquire(ks_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < ks_shared->npartitions; i++)
-		if (ks_partitions[i].database == MyDatabaseId && ks_partitions[i].subscription_id == ks_my_worker->object_id)
+		if (ks_partitions[i].database == MyDatabaseId && ks_partitions[i].subscription_id == ks_my_worker->object_id &&
+			ks_partitions[i].ordinal == ks_my_worker->ordinal)
 			ks_partitions[i].database = InvalidOid;
 	LWLockRelease(ks_shared->lock);
 }
 
-/* Writes the name of a subscription's replication origin to dst (NAMEDATALEN bytes). */
+/* Writes the name of a replication origin to dst (NAMEDATALEN bytes): each worker of a subscription has its own. */
 void
-ks_origin_name(char *dst, Oid database, int64 subscription_id)
+ks_origin_name(char *dst, Oid database, int64 subscription_id, int32 ordinal)
 {
-	snprintf(dst, NAMEDATALEN, KS_ORIGIN_PREFIX "%u_%016" PRIx64, database, (uint64) subscription_id);
+	char		suffix[16] = "";
+
+	if (ordinal > 0)
+		snprintf(suffix, sizeof(suffix), "_%d", ordinal);
+	snprintf(dst, NAMEDATALEN, KS_ORIGIN_PREFIX "%u_%016" PRIx64 "%s", database, (uint64) subscription_id, suffix);
 }
 
 /* Writes the name of a publisher's slot to dst (NAMEDATALEN bytes). */

@@ -52,6 +52,7 @@ typedef struct KsWorker
 	KsWorkerKind kind;			/* KS_WORKER_NONE = free */
 	Oid			database;
 	int64		object_id;		/* publisher or subscription id */
+	int32		ordinal;		/* among the workers of a subscription; 0 elsewhere */
 	NameData	name;
 	Oid			owner;			/* sees the status */
 	int32		version;		/* of the definition the worker was started with */
@@ -93,6 +94,7 @@ typedef struct KsPartition
 {
 	Oid			database;		/* InvalidOid = free */
 	int64		subscription_id;
+	int32		ordinal;		/* of the worker that reads it */
 	char		topic[KS_TOPIC_SIZE];
 	int32		partition;
 	int64		next_offset;
@@ -124,18 +126,18 @@ extern void ks_worker_note_error(const char *message);
 extern void ks_worker_set_problem(int slot, const char *message);
 /*
  * The worker moved on, or has nothing left to do: an error is over and the back-off starts anew; wakes waiters of
- * wait_for_*.
+ * wait_for_*, who sleep on the first worker of a subscription.
  */
 extern void ks_worker_progress(void);
 /* Publishes log ends of a partition for kafka.subscription_offsets. */
 extern void ks_partition_report(const char *topic, int32 partition, int64 next_offset, int64 high, int64 stable);
-/* Forgets all partitions reported by this subscription (at start). */
+/* Forgets all partitions that a worker of this subscription and ordinal reported (at start). */
 extern void ks_partition_forget(void);
 
 extern const char *ks_state_name(KsWorkerState state);
 
-/* Name of the replication origin of a subscription, in dst (NAMEDATALEN). */
-extern void ks_origin_name(char *dst, Oid database, int64 subscription_id);
+/* Name of the replication origin of a worker of a subscription, in dst (NAMEDATALEN). */
+extern void ks_origin_name(char *dst, Oid database, int64 subscription_id, int32 ordinal);
 #define KS_ORIGIN_PREFIX "pg_kafka_sync_"
 /* Name of a publisher's slot. */
 extern void ks_slot_name(char *dst, Oid database, int64 publisher_id);

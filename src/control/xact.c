@@ -38,10 +38,14 @@ end_workers(void)
 	foreach(lc, restarts)
 	{
 		Restart    *r = lfirst(lc);
-		KsWorker   *w = ks_worker_find(MyDatabaseId, r->kind, r->object_id);
 
-		if (w && w->pid != 0)
-			kill(w->pid, SIGTERM);
+		for (int i = 0; i < ks_shared->nworkers; i++)
+		{
+			KsWorker   *w = &ks_workers[i];
+
+			if (w->kind == r->kind && w->database == MyDatabaseId && w->object_id == r->object_id && w->pid != 0)
+				kill(w->pid, SIGTERM);
+		}
 	}
 	LWLockRelease(ks_shared->lock);
 }
