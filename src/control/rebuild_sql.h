@@ -1,0 +1,33 @@
+/*
+ * rebuild_sql.h: requests to read targets again from the log (kafka.subscription_rebuild).
+ */
+#ifndef KS_REBUILD_SQL_H
+#define KS_REBUILD_SQL_H
+
+#include "postgres.h"
+
+#include "control/catalog.h"
+
+/*
+ * ERROR if reading a subscription again from the beginning would not give what it should: a partition has lost its
+ * beginning, or a target (InvalidOid: any of them) appends or merges from a compacted topic.  Asks Kafka; takes no locks.
+ */
+extern void ks_rebuild_check(const KsSubscription *subscription, Oid target);
+
+/*
+ * Has the worker of a subscription read a target (InvalidOid: each of them) again from the log: a "rebuild" beside the old
+ * rows, or a "hydrate" of a new target into itself, after which it joins the others.  "force": from what is left of the
+ * log.  What is under way for the target begins anew.  In a transaction that holds ks_subscription_lock.
+ */
+extern void ks_rebuild_request(int64 subscription_id, Oid target, const char *kind, bool force);
+
+/* Is anything of a subscription being read again? */
+extern bool ks_rebuild_pending(int64 subscription_id);
+
+/*
+ * While a subscription reads again, moves the position of that, not the subscription's own: past a message that cannot be
+ * applied.  False: not being read again, or the position given is not ahead of it within what the subscription has read.
+ */
+extern bool ks_rebuild_seek(int64 subscription_id, const char *topic, int32 partition, int64 offset);
+
+#endif							/* KS_REBUILD_SQL_H */
