@@ -1,5 +1,5 @@
 /*
- * offsets.c: kafka.subscription_position, read at start and written with the rows.
+ * offsets.c: kafka.subscription_position in memory, read at start. How it is written with the rows is in offsets_write.c.
  */
 #include "postgres.h"
 
@@ -14,13 +14,6 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-
-/* Milliseconds since the Unix epoch as a timestamptz. */
-static TimestampTz
-timestamp_of_ms(int64 ms)
-{
-	return ms * 1000 - ((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) * USECS_PER_DAY;
-}
 
 /* A timestamptz as milliseconds since the Unix epoch. */
 static int64
@@ -94,11 +87,12 @@ read_positions(KsOffsets *offsets, const char *only_topic, int32 only_partition)
 	values[2] = Int32GetDatum(only_partition);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute_with_args("SELECT topic, partition, next_offset, last_offset, last_timestamp, last_checksum "
-							  "FROM kafka.subscription_position WHERE subscription_id = $1 "
-							  "AND ($2 IS NULL OR topic = $2 AND partition = $3) ORDER BY topic, partition",
+	if (SPI_execute_with_args(psprintf("SELECT topic, partition, next_offset, last_offset, last_timestamp, last_checksum "
+									   "FROM kafka.%s WHERE subscription_id = $1 "
+									   "AND ($2 IS NULL OR topic = $2 AND partition = $3) ORDER BY topic, partition",
+									   offsets->table),
 							  3, types, values, nulls, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read kafka.subscription_position");
+		elog(ERROR, "could not read kafka.%s", offsets->table);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[i];
@@ -133,11 +127,12 @@ read_positions(KsOffsets *offsets, const char *only_topic, int32 only_partition)
 
 /* See offsets.h. */
 KsOffsets *
-ks_offsets_load(int64 subscription_id, int32 ordinal, int32 workers)
+ks_offsets_load(int64 subscription_id, const char *table, int32 ordinal, int32 workers)
 {
 	KsOffsets  *offsets = palloc0(sizeof(KsOffsets));
 
 	offsets->subscription_id = subscription_id;
+	offsets->table = table;
 	offsets->ordinal = ordinal;
 	offsets->workers = workers;
 	offsets->context = CurrentMemoryContext;
@@ -180,18 +175,18 @@ ks_offsets_add(KsOffsets *offsets, const char *topic, int32 partition, int64 sta
 	values[3] = Int64GetDatum(start);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute_with_args("INSERT INTO kafka.subscription_position "
-							  "(subscription_id, topic, partition, next_offset, start_offset) "
-							  "VALUES ($1, $2, $3, $4, $4) ON CONFLICT DO NOTHING",
+	if (SPI_execute_with_args(psprintf("INSERT INTO kafka.%s "
+									   "(subscription_id, topic, partition, next_offset, start_offset) "
+									   "VALUES ($1, $2, $3, $4, $4) ON CONFLICT DO NOTHING", offsets->table),
 							  4, types, values, NULL, false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write kafka.subscription_position");
+		elog(ERROR, "could not write kafka.%s", offsets->table);
 	SPI_finish();
 	added = read_positions(offsets, topic, partition);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
 	if (added == NULL)
-		elog(ERROR, "could not read kafka.subscription_position");
+		elog(ERROR, "could not read kafka.%s", offsets->table);
 	return added;
 }
 
@@ -228,94 +223,6 @@ ks_offsets_staged(const KsOffsets *offsets)
 		if (offsets->items[i]->staged)
 			return true;
 	return false;
-}
-
-/* Makes an array of n elements. */
-static Datum
-make_array(Datum *values, bool *nulls, int n, Oid type, int typlen, bool byval, char align)
-{
-	int			dims[1];
-	int			lower[1] = {1};
-
-	dims[0] = n;
-	return PointerGetDatum(construct_md_array(values, nulls, 1, dims, lower, type, typlen, byval, align));
-}
-
-/* See offsets.h. */
-bool
-ks_offsets_write(KsOffsets *offsets)
-{
-	static SPIPlanPtr plan = NULL;
-	static const char query[] =
-		"UPDATE kafka.subscription_position p SET next_offset = v.next, "
-		"last_offset = coalesce(v.last, p.last_offset), "
-		"last_timestamp = CASE WHEN v.last IS NULL THEN p.last_timestamp ELSE v.ts END, "
-		"last_checksum = coalesce(v.checksum, p.last_checksum), "
-		"applied_at = CASE WHEN v.last IS NULL THEN p.applied_at ELSE pg_catalog.clock_timestamp() END "
-		"FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5), "
-		"pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8)) "
-		"AS v(topic, partition, stored, next, last, ts, checksum) "
-		"WHERE p.subscription_id = $1 AND p.topic = v.topic AND p.partition = v.partition AND p.next_offset = v.stored";
-	Datum	   *columns[7];
-	bool	   *nulls[7];
-	Datum		values[8];
-	int			n = 0;
-	uint64		processed;
-
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	for (int c = 0; c < 7; c++)
-	{
-		columns[c] = palloc(sizeof(Datum) * offsets->count);
-		nulls[c] = palloc0(sizeof(bool) * offsets->count);
-	}
-	for (int i = 0; i < offsets->count; i++)
-	{
-		KsOffset   *o = offsets->items[i];
-		const KsMessage *m = o->staged_message;
-
-		if (!o->staged)
-			continue;
-		columns[0][n] = CStringGetTextDatum(o->topic);
-		columns[1][n] = Int32GetDatum(o->partition);
-		columns[2][n] = Int64GetDatum(o->stored);
-		columns[3][n] = Int64GetDatum(o->staged_next);
-		columns[4][n] = columns[5][n] = columns[6][n] = (Datum) 0;
-		nulls[4][n] = nulls[5][n] = nulls[6][n] = true;
-		if (m)
-		{
-			columns[4][n] = Int64GetDatum(m->offset);
-			columns[6][n] = Int64GetDatum((int64) ks_message_checksum(m->key, m->key_size, m->value, m->value_size));
-			nulls[4][n] = nulls[6][n] = false;
-			if (m->timestamp_ms >= 0)
-			{
-				columns[5][n] = TimestampTzGetDatum(timestamp_of_ms(m->timestamp_ms));
-				nulls[5][n] = false;
-			}
-		}
-		n++;
-	}
-	if (plan == NULL)
-	{
-		Oid			types[8] = {INT8OID, TEXTARRAYOID, INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID,
-		TIMESTAMPTZARRAYOID, INT8ARRAYOID};
-		SPIPlanPtr	prepared = SPI_prepare(query, 8, types);
-
-		if (prepared == NULL || SPI_keepplan(prepared) != 0)
-			elog(ERROR, "could not prepare the update of kafka.subscription_position");
-		plan = prepared;
-	}
-	values[0] = Int64GetDatum(offsets->subscription_id);
-	values[1] = make_array(columns[0], nulls[0], n, TEXTOID, -1, false, TYPALIGN_INT);
-	values[2] = make_array(columns[1], nulls[1], n, INT4OID, 4, true, TYPALIGN_INT);
-	for (int c = 2; c < 7; c++)
-		values[c + 1] = make_array(columns[c], nulls[c], n, c == 5 ? TIMESTAMPTZOID : INT8OID, 8, FLOAT8PASSBYVAL,
-								   TYPALIGN_DOUBLE);
-	if (SPI_execute_plan(plan, values, NULL, false, 0) != SPI_OK_UPDATE)
-		elog(ERROR, "could not write kafka.subscription_position");
-	processed = SPI_processed;
-	SPI_finish();
-	return processed == n;
 }
 
 /* See offsets.h. */

@@ -46,6 +46,7 @@ typedef struct KsOffset
 typedef struct KsOffsets
 {
 	int64		subscription_id;
+	const char *table;			/* of schema kafka: where they are stored */
 	int32		ordinal;		/* the worker whose partitions these are, */
 	int32		workers;		/* of so many */
 	int			count;
@@ -57,8 +58,10 @@ typedef struct KsOffsets
 
 /* Which of the workers of a subscription reads a partition: the partitions of each topic go round. */
 extern int32 ks_partition_worker(const char *topic, int32 partition, int32 workers);
-/* Reads the positions of a worker's partitions; call inside a transaction. Lives in CurrentMemoryContext. */
-extern KsOffsets *ks_offsets_load(int64 subscription_id, int32 ordinal, int32 workers);
+#define KS_LIVE_POSITIONS "subscription_position"
+
+/* Reads the positions of a worker's partitions from a table; call inside a transaction. Lives in CurrentMemoryContext. */
+extern KsOffsets *ks_offsets_load(int64 subscription_id, const char *table, int32 ordinal, int32 workers);
 /* Returns the entry of a partition, NULL if there is none. */
 extern KsOffset *ks_offsets_find(KsOffsets *offsets, const char *topic, int32 partition);
 /*
@@ -73,8 +76,8 @@ extern void ks_offsets_stage_step(KsOffset *offset, int64 next);
 /* Is anything staged? */
 extern bool ks_offsets_staged(const KsOffsets *offsets);
 /*
- * Writes what is staged, with one statement, inside the transaction of the rows.  False: the table no longer says what
- * we stored there; the caller must abort and begin anew.
+ * Writes what is staged, inside the transaction of the rows and under its active snapshot.  False: the table no longer
+ * says what we stored there; the caller must abort and begin anew.  In offsets_write.c.
  */
 extern bool ks_offsets_write(KsOffsets *offsets);
 /* The transaction committed (or not): staged positions become stored ones, or are forgotten. */

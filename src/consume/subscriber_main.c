@@ -107,7 +107,8 @@ load(Subscriber *s)
 	{
 		const KsServer *server = ks_server_open(NameStr(s->subscription->server), s->subscription->owner);
 
-		s->offsets = ks_offsets_load(s->subscription->id, ks_my_worker->ordinal, s->subscription->workers);
+		s->offsets = ks_offsets_load(s->subscription->id, KS_LIVE_POSITIONS, ks_my_worker->ordinal,
+									 s->subscription->workers);
 		if (s->subscription->targets != NIL)
 			s->consumer = ks_consumer_create(s->subscription, server, s->offsets);
 	}

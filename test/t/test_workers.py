@@ -262,3 +262,25 @@ def test_databases_share_a_topic(db, make_db, kafka):
     assert db.value("SELECT count(*) FROM kafka.subscription_position") == 2
     # one group shows them all
     db.wait("SELECT count(*) = 5 AND sum(lag) = 0 FROM kafka.consumer_lag('kafka', %s)", f"shared-{topic}")
+
+
+def test_positions_fill_their_page(db, kafka):
+    """Many small transactions while an old snapshot keeps their dead row versions: positions leave their page and are
+    found by the index all the same."""
+    topic = kafka.create_topic(partitions=2)
+    audited(db)
+    with db.connect(autocommit=False) as old:
+        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        old.execute("SELECT count(*) FROM t")
+        kafka.produce_many(topic, rows(800))
+        subscribe(db, topic, "t", options={"max_batch_rows": 1})
+        db.wait_for_subscription("s")
+        assert db.value("SELECT pg_relation_size('kafka.subscription_position')") > 8192
+    assert_exactly_once(db, 800)
+    with db.connect() as connection:
+        connection.execute("SET enable_seqscan = off")
+        assert connection.execute("SELECT sum(next_offset) FROM kafka.subscription_position WHERE subscription_id = "
+                                  "(SELECT id FROM kafka.subscription)").fetchone()[0] == 800
+    kafka.produce_many(topic, rows(10, 800))
+    db.wait_for_subscription("s")
+    assert_exactly_once(db, 810)
