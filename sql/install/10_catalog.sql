@@ -78,9 +78,10 @@ CREATE TABLE kafka.subscription_target (
     target            regclass NOT NULL,
     mode              text NOT NULL,
     key               text[] NOT NULL,
-    query             text,
+    query             text,              -- as it was given
     merge             jsonb,
     options           jsonb NOT NULL DEFAULT '{}',
+    view              regclass,          -- the query as PostgreSQL bound it: survives renames, and pg_dump carries it
     PRIMARY KEY (subscription_id, target)
 );
 
@@ -128,6 +129,6 @@ COMMENT ON TABLE kafka.publisher_relation IS 'Topic and message key of single ta
 COMMENT ON TABLE kafka.publisher_topic IS 'Partition count that each topic of a publisher began with; keys are hashed over it for ever.';
 COMMENT ON TABLE kafka.publisher_snapshot IS 'Initial snapshot of each table of a publisher: the snapshot it was read with, and how far it is.';
 COMMENT ON TABLE kafka.subscription IS 'Subscriptions, one row each; use the functions to change them, and kafka.subscription_status to watch them.';
-COMMENT ON TABLE kafka.subscription_target IS 'Target tables of subscriptions.';
+COMMENT ON TABLE kafka.subscription_target IS 'Target tables of subscriptions; use the functions to change them, and kafka.subscription_targets to see them.';
 COMMENT ON TABLE kafka.dropped_origin IS 'Replication origins of dropped subscriptions that publishers still need to know their rows by.';
 COMMENT ON TABLE kafka.subscription_position IS 'Next offset of each partition of a subscription; committed together with the rows.';

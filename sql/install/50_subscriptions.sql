@@ -7,7 +7,7 @@ CREATE FUNCTION kafka.create_subscription(name name, server name, topics text[],
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'ks_create_subscription';
 COMMENT ON FUNCTION kafka.create_subscription(name, name, text[], regclass, text, text, text[], text, text, integer, jsonb, boolean) IS
-    'Keeps a target table equal to the latest state of topics (an entry that begins with ^ is a pattern), exactly once. format: debezium | json. mode: upsert. key: columns of a unique index of the target (NULL: its primary key). start: earliest | latest | a timestamp | {"topic":{"0":123}}; resolved and stored before the call returns. on_error: stop. options: see kafka.option_reference(). Needs USAGE on the server and SET ROLE to the target''s owner. Errors: undefined_object, duplicate_object, invalid_parameter_value, insufficient_privilege, wrong_object_type, object_not_in_prerequisite_state (no key), connection errors within 10 s.';
+    'Keeps a target table equal to the latest state of topics (an entry that begins with ^ is a pattern), exactly once. format: debezium | json. mode: upsert | append (merge: kafka.add_target). key: columns of a unique index of the target (NULL: its primary key; none for append). start: earliest | latest | a timestamp | {"topic":{"0":123}}; resolved and stored before the call returns. on_error: stop. options: see kafka.option_reference(). Needs USAGE on the server and SET ROLE to the target''s owner. Errors: undefined_object, duplicate_object, invalid_parameter_value, insufficient_privilege, wrong_object_type, object_not_in_prerequisite_state (no key), connection errors within 10 s.';
 
 CREATE FUNCTION kafka.alter_subscription(name name, options jsonb) RETURNS void
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
@@ -19,7 +19,7 @@ CREATE FUNCTION kafka.drop_subscription(name name, if_exists boolean DEFAULT fal
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'ks_drop_subscription';
 COMMENT ON FUNCTION kafka.drop_subscription(name, boolean) IS
-    'Drops a subscription and its offsets. Its target keeps its rows. Needs no broker.';
+    'Drops a subscription and its offsets. Its targets keep their rows. Needs no broker.';
 
 CREATE FUNCTION kafka.pause_subscription(name name) RETURNS void
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp

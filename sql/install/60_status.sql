@@ -28,7 +28,7 @@ CREATE FUNCTION kafka.option_reference(OUT kind text, OUT option text, OUT type 
     LANGUAGE c IMMUTABLE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'ks_option_reference';
 COMMENT ON FUNCTION kafka.option_reference() IS
-    'The keys of the options jsonb of publishers and subscriptions, with type, default and what is allowed.';
+    'The keys of the options jsonb of publishers, subscriptions and targets, with type, default and what is allowed.';
 
 CREATE VIEW kafka.publisher_status WITH (security_barrier) AS
 SELECT p.name,
@@ -148,6 +148,21 @@ SELECT s.name,
 COMMENT ON VIEW kafka.subscription_status IS
     'One row per subscription. state: starting | waiting | streaming | paused | retrying | error, the worst of its workers; lag is in messages, up to the last stable offsets; rows and bytes count messages applied since the server started; pid is that of the first worker, pids are those of all.';
 
+CREATE VIEW kafka.subscription_targets WITH (security_barrier) AS
+SELECT s.name AS subscription,
+       t.target,
+       t.mode,
+       t.key,
+       t.query,
+       t.merge,
+       t.options,
+       t.view
+  FROM kafka.subscription s
+  JOIN kafka.subscription_target t ON t.subscription_id = s.id
+ WHERE pg_has_role(s.owner::oid, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE');
+COMMENT ON VIEW kafka.subscription_targets IS
+    'Target tables of each subscription: mode, key columns, query as it was given, merge functions, options, and the view in schema kafka that holds the query as it was bound (NULL: the target takes rows as they come).';
+
 CREATE VIEW kafka.subscription_offsets WITH (security_barrier) AS
 SELECT s.name AS subscription,
        p.topic,
@@ -190,5 +205,5 @@ SELECT DISTINCT o.kind, o.name, x.problem
 COMMENT ON VIEW kafka.problems IS 'One line per thing that needs a person; empty when all is well.';
 
 GRANT USAGE ON SCHEMA kafka TO PUBLIC;
-GRANT SELECT ON kafka.publisher_status, kafka.publisher_tables, kafka.subscription_status, kafka.subscription_offsets,
-    kafka.problems TO PUBLIC;
+GRANT SELECT ON kafka.publisher_status, kafka.publisher_tables, kafka.subscription_status, kafka.subscription_targets,
+    kafka.subscription_offsets, kafka.problems TO PUBLIC;

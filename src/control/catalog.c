@@ -40,7 +40,8 @@ enum
 };
 enum
 {
-	TARGET_SUBSCRIPTION_ID = 1, TARGET_TARGET, TARGET_MODE, TARGET_KEY, TARGET_QUERY
+	TARGET_SUBSCRIPTION_ID = 1, TARGET_TARGET, TARGET_MODE, TARGET_KEY, TARGET_QUERY, TARGET_MERGE, TARGET_OPTIONS,
+	TARGET_VIEW
 };
 
 /* Oid of the extension's schema, InvalidOid if there is none. */
@@ -142,6 +143,54 @@ publisher_from_tuple(HeapTuple tuple, TupleDesc desc)
 	return p;
 }
 
+/* See catalog.h. */
+KsMergeColumn *
+ks_merge_parse(Jsonb *merge, int *count)
+{
+	/* in the order of KsMergeFunction */
+	static const char *const functions[] = {"sum", "min", "max", "count", "first", "last", "or", "and"};
+	KsMergeColumn *result;
+	JsonbIterator *it;
+	JsonbValue	v;
+	JsonbIteratorToken token;
+
+	*count = 0;
+	if (!JB_ROOT_IS_OBJECT(merge))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("merge must be a JSON object"),
+				 errhint("It names a function for each column: {\"column\": \"sum\"}.")));
+	result = palloc0(sizeof(KsMergeColumn) * Max(JB_ROOT_COUNT(merge), 1));
+	it = JsonbIteratorInit(&merge->root);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		KsMergeColumn *m = &result[*count];
+		char	   *word = NULL;
+		bool		found = false;
+
+		if (token != WJB_KEY)
+			continue;
+		m->column = pnstrdup(v.val.string.val, v.val.string.len);
+		(void) JsonbIteratorNext(&it, &v, true);
+		if (v.type == jbvString)
+			word = pnstrdup(v.val.string.val, v.val.string.len);
+		for (int i = 0; word && i < lengthof(functions); i++)
+			if (strcmp(word, functions[i]) == 0)
+			{
+				m->function = (KsMergeFunction) i;
+				found = true;
+			}
+		if (!found)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 word ? errmsg("invalid merge function for column \"%s\": \"%s\"", m->column, word)
+					 : errmsg("invalid merge function for column \"%s\"", m->column),
+					 errhint("Allowed is one of: sum, min, max, count, first, last, or, and.")));
+		(*count)++;
+	}
+	return result;
+}
+
 /* Reads the targets of a subscription into a list of KsTarget. */
 static List *
 read_targets(int64 subscription_id)
@@ -158,11 +207,19 @@ read_targets(int64 subscription_id)
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		KsTarget   *t = palloc0(sizeof(KsTarget));
+		Datum		value;
+		bool		isnull;
 
 		t->relid = DatumGetObjectId(column(tuple, desc, TARGET_TARGET));
 		t->mode = text_column(tuple, desc, TARGET_MODE);
 		t->keys = text_array_column(tuple, desc, TARGET_KEY, &t->nkeys);
 		t->query = text_column(tuple, desc, TARGET_QUERY);
+		value = heap_getattr(tuple, TARGET_VIEW, desc, &isnull);
+		t->view = isnull ? InvalidOid : DatumGetObjectId(value);
+		value = heap_getattr(tuple, TARGET_MERGE, desc, &isnull);
+		if (!isnull)
+			t->merge_json = DatumGetJsonbPCopy(value);
+		t->options_json = DatumGetJsonbPCopy(column(tuple, desc, TARGET_OPTIONS));
 		result = lappend(result, t);
 	}
 	systable_endscan(scan);
@@ -325,11 +382,21 @@ ks_subscription_by_id(int64 id)
 {
 	ScanKeyData key;
 	KsSubscription *s;
+	ListCell   *lc;
 
 	ScanKeyInit(&key, SUB_ID, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
 	s = first(scan_table("subscription", &key, 1, make_subscription));
-	if (s)
-		s->options = ks_subscription_options(s);
+	if (s == NULL)
+		return NULL;
+	s->options = ks_subscription_options(s);
+	foreach(lc, s->targets)
+	{
+		KsTarget   *t = lfirst(lc);
+
+		if (t->merge_json)
+			t->merge = ks_merge_parse(t->merge_json, &t->nmerge);
+		t->options = ks_options_parse(KS_TARGET, NULL, t->options_json, InvalidOid);
+	}
 	return s;
 }
 

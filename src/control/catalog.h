@@ -44,13 +44,39 @@ typedef struct KsPublisherRelation
 	char	  **keys;
 } KsPublisherRelation;
 
+/* How mode merge folds a value into that of the row. */
+typedef enum KsMergeFunction
+{
+	KS_MERGE_SUM,
+	KS_MERGE_MIN,
+	KS_MERGE_MAX,
+	KS_MERGE_COUNT,				/* as sum: the query counts, and the counts add up */
+	KS_MERGE_FIRST,
+	KS_MERGE_LAST,
+	KS_MERGE_OR,
+	KS_MERGE_AND
+} KsMergeFunction;
+
+typedef struct KsMergeColumn
+{
+	char	   *column;
+	KsMergeFunction function;
+} KsMergeColumn;
+
 typedef struct KsTarget
 {
 	Oid			relid;
-	char	   *mode;			/* upsert */
-	int			nkeys;
-	char	  **keys;			/* never empty for upsert: resolved to the primary key when it was stored */
-	char	   *query;			/* NULL = plain target */
+	char	   *mode;			/* upsert | append | merge */
+	int			nkeys;			/* 0 for append */
+	char	  **keys;			/* never empty for upsert and merge: resolved to the primary key when it was stored */
+	char	   *query;			/* as given; NULL = plain target */
+	Oid			view;			/* its view, which a DROP ... CASCADE may have taken away; InvalidOid = plain target */
+	Jsonb	   *merge_json;		/* NULL but for mode merge */
+	Jsonb	   *options_json;
+	/* only from ks_subscription_by_id */
+	int			nmerge;
+	KsMergeColumn *merge;		/* one for each column of the query that is not in the key */
+	KsOptions  *options;
 } KsTarget;
 
 typedef struct KsSubscription
@@ -92,6 +118,8 @@ extern KsPublisherRelation *ks_publisher_relation(int64 publisher_id, Oid relid)
 extern KsSubscription *ks_subscription_by_id(int64 id);
 extern KsSubscription *ks_subscription_by_name(const char *name);
 extern KsOptions *ks_subscription_options(const KsSubscription *s);
+/* What column "merge" of a target says; ERROR naming what is wrong with it.  *count may be 0. */
+extern KsMergeColumn *ks_merge_parse(Jsonb *merge, int *count);
 /* Was a definition made in this database, and not restored or cloned from elsewhere? */
 extern bool ks_belongs_here(int64 system_identifier, int64 database_oid);
 /* All of this database; NIL if the extension is absent. */

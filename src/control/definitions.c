@@ -6,6 +6,7 @@
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "control/definitions.h"
 #include "miscadmin.h"
@@ -135,6 +136,49 @@ ks_text_arg(FunctionCallInfo fcinfo, int arg, const char *what)
 {
 	check_not_null(fcinfo, arg, what);
 	return text_to_cstring(PG_GETARG_TEXT_PP(arg));
+}
+
+/* See definitions.h. */
+char **
+ks_text_list(ArrayType *array, const char *what, int *count)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	char	  **result;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, count);
+	if (*count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be empty", what)));
+	result = palloc(sizeof(char *) * *count);
+	for (int i = 0; i < *count; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("%s must not contain nulls", what)));
+		result[i] = TextDatumGetCString(elements[i]);
+		for (int j = 0; j < i; j++)
+			if (strcmp(result[i], result[j]) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_DUPLICATE_OBJECT),
+						 errmsg("\"%s\" appears twice in %s", result[i], what)));
+	}
+	return result;
+}
+
+/* See definitions.h. */
+List *
+ks_text_names(ArrayType *array, const char *what)
+{
+	int			count;
+	char	  **elements = ks_text_list(array, what, &count);
+	List	   *result = NIL;
+
+	for (int i = 0; i < count; i++)
+		result = lappend(result, elements[i]);
+	return result;
 }
 
 /* Merges option changes; see definitions.h. */

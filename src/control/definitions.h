@@ -10,6 +10,7 @@
 #include "control/catalog.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "utils/array.h"
 #include "utils/jsonb.h"
 
 /* Saved identity of ks_become_superuser(). */
@@ -43,6 +44,11 @@ extern void ks_check_word(const char *what, const char *word, const char *const 
 /* Argument helpers: the value, or ERROR "... must not be null". */
 extern char *ks_name_arg(FunctionCallInfo fcinfo, int arg, const char *what);
 extern char *ks_text_arg(FunctionCallInfo fcinfo, int arg, const char *what);
+
+/* Elements of a text[] argument; ERROR for nulls, an empty array, or an element that comes twice. */
+extern char **ks_text_list(ArrayType *array, const char *what, int *count);
+/* The same as a list. */
+extern List *ks_text_names(ArrayType *array, const char *what);
 
 /*
  * Merges "changes" into "old": a null value removes a key.  The values of the NULL-terminated special keys go to

@@ -92,6 +92,17 @@ static const KsOptionDef option_table[] = {
 	"Kafka consumer group that shows the offsets to Kafka's tools; default is the subscription's name."},
 	{KS_OPT_PARTITIONS, "partitions", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
 	"Partitions that this subscription reads, such as 0-2,5, or 3- for all from 3 on; default is all."},
+	{KS_OPT_HYDRATE, "hydrate", KS_TARGET, KS_TYPE_BOOL, "true", 0, 0, NULL,
+		"A target that is added to a subscription that has moved is filled from where the subscription began; false: it begins "
+	"with the next message."},
+	{KS_OPT_WINDOW, "window", KS_TARGET, KS_TYPE_TEXT, NULL, 0, 0, NULL,
+	"Mode merge: the key column that holds the begin of a row's window, a date or a timestamp."},
+	{KS_OPT_RETAIN, "retain", KS_TARGET, KS_TYPE_TEXT, NULL, 0, 0, NULL,
+	"Mode merge: windows older than this interval, such as 30 days, are deleted; needs window."},
+	{KS_OPT_GRACE, "grace", KS_TARGET, KS_TYPE_TEXT, NULL, 0, 0, NULL,
+	"Mode merge: windows older than this interval, such as 1 hour, take no more events; needs window."},
+	{KS_OPT_LATE, "late", KS_TARGET, KS_TYPE_ENUM, "dead_letter", 0, 0, "dead_letter | drop",
+	"Mode merge: what becomes of events of such windows: they go to the dead letters, or are dropped and counted."},
 };
 
 /* Returns the declaration of a key for a kind of object, or NULL. */
@@ -203,6 +214,13 @@ set_option(KsOptions *options, const KsOptionDef *def, const char *text, bool is
 	}
 }
 
+/* The word for a kind of object. */
+static const char *
+kind_name(KsObjectKind kind)
+{
+	return kind == KS_PUBLISHER ? "publisher" : kind == KS_SUBSCRIPTION ? "subscription" : "target";
+}
+
 static void
 unknown_option(KsObjectKind kind, const char *name)
 {
@@ -215,8 +233,8 @@ unknown_option(KsObjectKind kind, const char *name)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unknown option \"%s\"", name),
-			 errhint("Known options of a %s are: %s; and librdkafka's own properties.",
-					 kind == KS_PUBLISHER ? "publisher" : "subscription", list.data)));
+			 errhint("Known options of a %s are: %s%s.", kind_name(kind), list.data,
+					 kind == KS_TARGET ? "" : "; and librdkafka's own properties")));
 }
 
 /* Checks values that the type alone does not: the objects' members. */
@@ -285,7 +303,7 @@ parse_options(KsObjectKind kind, const char *format, Jsonb *json, Oid check_role
 			options->given[def->id] = true;
 			continue;
 		}
-		if (!ks_property_known(name) || value.type == jbvBinary)
+		if (kind == KS_TARGET || !ks_property_known(name) || value.type == jbvBinary)
 		{
 			if (unknown == NULL)
 				unknown_option(kind, name);
@@ -372,7 +390,7 @@ ks_option_reference(PG_FUNCTION_ARGS)
 		Datum		values[6];
 		bool		nulls[6] = {false};
 
-		values[0] = CStringGetTextDatum(d->kind == KS_PUBLISHER ? "publisher" : "subscription");
+		values[0] = CStringGetTextDatum(kind_name(d->kind));
 		values[1] = CStringGetTextDatum(d->name);
 		values[2] = CStringGetTextDatum(types[d->type]);
 		nulls[3] = d->default_value == NULL;

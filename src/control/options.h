@@ -1,5 +1,5 @@
 /*
- * options.h: the "options" jsonb of publishers and subscriptions: one table declares every key, its type, default and
+ * options.h: the "options" jsonb of publishers, subscriptions and targets: one table declares every key, its type, default and
  * allowed values; parsing, checking and docs come from it (control/options.c).
  */
 #ifndef KS_OPTIONS_H
@@ -13,7 +13,8 @@
 typedef enum KsObjectKind
 {
 	KS_PUBLISHER = 1,
-	KS_SUBSCRIPTION = 2
+	KS_SUBSCRIPTION = 2,
+	KS_TARGET = 3				/* of a subscription */
 } KsObjectKind;
 
 /* Keys; the order is that of the table in options.c. */
@@ -42,6 +43,12 @@ typedef enum KsOptionId
 	KS_OPT_REPLICATION_ROLE,	/* "session_replication_role": origin | replica */
 	KS_OPT_GROUP_ID,			/* "group.id" string */
 	KS_OPT_PARTITIONS,			/* "partitions" string such as 0-2 */
+	/* targets */
+	KS_OPT_HYDRATE,				/* "hydrate" bool, default true: a target added later gets what was read before */
+	KS_OPT_WINDOW,				/* "window" name of the key column that holds a window's begin (merge) */
+	KS_OPT_RETAIN,				/* "retain" interval text: older windows are deleted (merge) */
+	KS_OPT_GRACE,				/* "grace" interval text: older windows are closed (merge) */
+	KS_OPT_LATE,				/* "late": dead_letter | drop, for events of closed windows (merge) */
 	KS_OPT_COUNT
 } KsOptionId;
 
@@ -66,7 +73,7 @@ typedef struct KsOptions
 /*
  * Parses and checks "options" of an object of this kind and format; ERROR (naming key, value and what is allowed) for
  * anything unknown.  check_role: the role whose right to set librdkafka properties is checked, InvalidOid = no check
- * (already checked when stored).  Result in CurrentMemoryContext.
+ * (already checked when stored).  Targets have no format (NULL), and no librdkafka properties.  Result in CurrentMemoryContext.
  */
 extern KsOptions *ks_options_parse(KsObjectKind kind, const char *format, Jsonb *options, Oid check_role);
 

@@ -7,6 +7,7 @@
 #include "compat/pg_compat.h"
 #include "control/definitions.h"
 #include "control/shmem.h"
+#include "control/target_view.h"
 #include "kafka/properties.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -28,6 +29,7 @@ ks_set_owner(PG_FUNCTION_ARGS)
 	bool		publisher;
 	char	   *server;
 	int64		id;
+	KsSubscription *s = NULL;
 
 	ks_shmem_require();
 	ks_check_word("kind", kind, kinds);
@@ -52,11 +54,11 @@ ks_set_owner(PG_FUNCTION_ARGS)
 	}
 	else
 	{
-		KsSubscription *s = ks_own_subscription(name);
-
+		s = ks_own_subscription(name);
 		id = s->id;
-		server = NameStr(s->server);
 		ks_subscription_lock(id, true);
+		s = ks_own_subscription(name);
+		server = NameStr(s->server);
 	}
 	ks_check_can_set_role(GetUserId(), owner);
 	(void) ks_server_open(server, owner);
@@ -66,6 +68,8 @@ ks_set_owner(PG_FUNCTION_ARGS)
 							  ? "UPDATE kafka.publisher SET owner = $2::pg_catalog.regrole, version = version + 1 WHERE id = $1"
 							  : "UPDATE kafka.subscription SET owner = $2::pg_catalog.regrole, version = version + 1 WHERE id = $1",
 							  2, types, values, NULL);
+	if (s)
+		ks_target_views_set_owner(s, owner);
 	if (publisher)
 		CacheInvalidateRelcacheByRelid(ks_catalog_relid("publisher"));
 	PG_RETURN_VOID();

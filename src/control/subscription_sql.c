@@ -4,28 +4,20 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xlog.h"
-#include "catalog/namespace.h"
-#include "catalog/catalog.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
-#include "compat/pg_compat.h"
 #include "control/definitions.h"
 #include "control/shmem.h"
+#include "control/target_definition.h"
+#include "control/target_view.h"
 #include "kafka/log_position.h"
 #include "miscadmin.h"
 #include "regex/regex.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
-#include "utils/lsyscache.h"
 #include "utils/numeric.h"
-#include "utils/rel.h"
 
 PG_FUNCTION_INFO_V1(ks_create_subscription);
 PG_FUNCTION_INFO_V1(ks_alter_subscription);
@@ -33,36 +25,6 @@ PG_FUNCTION_INFO_V1(ks_drop_subscription);
 PG_FUNCTION_INFO_V1(ks_pause_subscription);
 PG_FUNCTION_INFO_V1(ks_resume_subscription);
 PG_FUNCTION_INFO_V1(ks_seek_subscription);
-
-/* Elements of a text[] argument; ERROR for nulls, an empty array, or an element that comes twice. */
-static char **
-text_list(ArrayType *array, const char *what, int *count)
-{
-	Datum	   *elements;
-	bool	   *nulls;
-	char	  **result;
-
-	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, count);
-	if (*count == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must not be empty", what)));
-	result = palloc(sizeof(char *) * *count);
-	for (int i = 0; i < *count; i++)
-	{
-		if (nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-					 errmsg("%s must not contain nulls", what)));
-		result[i] = TextDatumGetCString(elements[i]);
-		for (int j = 0; j < i; j++)
-			if (strcmp(result[i], result[j]) == 0)
-				ereport(ERROR,
-						(errcode(ERRCODE_DUPLICATE_OBJECT),
-						 errmsg("\"%s\" appears twice in %s", result[i], what)));
-	}
-	return result;
-}
 
 /* ERROR for a topic name or pattern that cannot be right. */
 static void
@@ -87,141 +49,6 @@ check_topics(char **topics, int ntopics)
 					 errmsg("invalid topic name: \"%s\"", topics[i]),
 					 errhint("Topic names have 1 to 249 characters out of a-z, A-Z, 0-9, '.', '_' and '-'; a pattern begins with '^'.")));
 	}
-}
-
-/* The names of an index' key columns, if it can be a target's key (unique, immediate, plain columns, not partial). */
-static List *
-index_columns(Relation rel, Oid indexid)
-{
-	Relation	index = index_open(indexid, AccessShareLock);
-	List	   *names = NIL;
-	bool		usable = index->rd_index->indisunique && index->rd_index->indisvalid && index->rd_index->indimmediate &&
-		RelationGetIndexPredicate(index) == NIL && RelationGetIndexExpressions(index) == NIL;
-
-	for (int i = 0; usable && i < index->rd_index->indnkeyatts; i++)
-		names = lappend(names, pstrdup(NameStr(TupleDescAttr(RelationGetDescr(rel),
-															 index->rd_index->indkey.values[i] - 1)->attname)));
-	index_close(index, AccessShareLock);
-	return names;
-}
-
-/* Do the two lists hold the same names, in any order? */
-static bool
-same_names(List *a, List *b)
-{
-	ListCell   *la;
-	ListCell   *lb;
-
-	if (list_length(a) != list_length(b))
-		return false;
-	foreach(la, a)
-	{
-		bool		found = false;
-
-		foreach(lb, b)
-			found = found || strcmp(lfirst(la), lfirst(lb)) == 0;
-		if (!found)
-			return false;
-	}
-	return true;
-}
-
-/*
- * The key columns of a target: those asked for (which a unique index must cover exactly), or the primary key's.
- * Returns a text[] Datum.
- */
-static Datum
-resolve_key(Relation rel, List *asked)
-{
-	List	   *indexes = RelationGetIndexList(rel);
-	List	   *key = NIL;
-	ListCell   *lc;
-	Datum	   *elements;
-	int			n = 0;
-
-	foreach(lc, asked)
-		if (get_attnum(RelationGetRelid(rel), lfirst(lc)) <= 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("column \"%s\" of relation \"%s\" does not exist", (char *) lfirst(lc),
-							RelationGetRelationName(rel))));
-	foreach(lc, indexes)
-	{
-		List	   *columns;
-
-		if (asked == NIL && lfirst_oid(lc) != rel->rd_pkindex)
-			continue;
-		columns = index_columns(rel, lfirst_oid(lc));
-		if (asked == NIL || same_names(columns, asked))
-			key = columns;
-		if (key != NIL)
-			break;
-	}
-	if (key == NIL && asked == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("target \"%s\" has no primary key", RelationGetRelationName(rel)),
-				 errhint("Add a primary key, or name the columns of a unique index as key.")));
-	if (key == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("no unique index of target \"%s\" has exactly the key's columns", RelationGetRelationName(rel)),
-				 errhint("Create a unique index, not partial and not deferrable, on these columns.")));
-	elements = palloc(sizeof(Datum) * list_length(key));
-	foreach(lc, key)
-		elements[n++] = CStringGetTextDatum(lfirst(lc));
-	return PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
-}
-
-/* ERROR unless the current user may have the extension write this table. Returns the key as a text[] Datum. */
-static Datum
-check_target(Oid relid, List *asked_key)
-{
-	Relation	rel = table_open(relid, AccessShareLock);
-	Datum		key;
-
-	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("target \"%s\" is not a table", RelationGetRelationName(rel)),
-				 errhint("A target is an ordinary or a partitioned table.")));
-	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("target \"%s\" is a temporary table", RelationGetRelationName(rel))));
-	if (rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("target \"%s\" is an unlogged table", RelationGetRelationName(rel)),
-				 errdetail("A crash would empty it while the offsets stay.")));
-	if (IsSystemRelation(rel) || ks_is_own_relation(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" cannot be a target", RelationGetRelationName(rel))));
-	if (!ks_member_can_set_role(GetUserId(), rel->rd_rel->relowner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be able to SET ROLE to the owner of table \"%s\"", RelationGetRelationName(rel)),
-				 errdetail("Rows are written with the rights of the table's owner.")));
-	key = resolve_key(rel, asked_key);
-	table_close(rel, NoLock);
-	return key;
-}
-
-/* ERROR if another subscription writes this table. */
-static void
-check_target_free(Oid relid)
-{
-	List	   *subscriptions = ks_subscriptions();
-	ListCell   *lc;
-	ListCell   *lt;
-
-	foreach(lc, subscriptions)
-		foreach(lt, ((KsSubscription *) lfirst(lc))->targets)
-			if (((KsTarget *) lfirst(lt))->relid == relid)
-				ereport(NOTICE,
-						(errmsg("subscription \"%s\" writes into this table too",
-								NameStr(((KsSubscription *) lfirst(lc))->name))));
 }
 
 /*
@@ -282,7 +109,6 @@ Datum
 ks_create_subscription(PG_FUNCTION_ARGS)
 {
 	static const char *const formats[] = {"debezium", "json", NULL};
-	static const char *const modes[] = {"upsert", NULL};
 	static const char *const on_errors[] = {"stop", NULL};
 	char	   *name = ks_name_arg(fcinfo, 0, "name");
 	char	   *server = ks_name_arg(fcinfo, 1, "server");
@@ -296,7 +122,7 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 	KsOptions  *parsed;
 	char	  **topics;
 	int			ntopics;
-	List	   *asked_key = NIL;
+	KsTargetRequest target = {0};
 	Datum		key = (Datum) 0;
 	Oid			types[13] = {INT8OID, NAMEOID, OIDOID, NAMEOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, JSONBOID,
 	BOOLOID, INT8OID, INT8OID};
@@ -309,10 +135,9 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("topics must not be null")));
-	topics = text_list(PG_GETARG_ARRAYTYPE_P(2), "topics", &ntopics);
+	topics = ks_text_list(PG_GETARG_ARRAYTYPE_P(2), "topics", &ntopics);
 	check_topics(topics, ntopics);
 	ks_check_word("format", format, formats);
-	ks_check_word("mode", mode, modes);
 	ks_check_word("on_error", on_error, on_errors);
 	check_workers(workers);
 	(void) ks_server_open(server, GetUserId());
@@ -326,19 +151,17 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("subscription \"%s\" already exists", name)));
+	target.mode = mode;
+	target.options = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
 	if (!PG_ARGISNULL(6))
-	{
-		int			nkeys;
-		char	  **keys = text_list(PG_GETARG_ARRAYTYPE_P(6), "key", &nkeys);
-
-		for (int i = 0; i < nkeys; i++)
-			asked_key = lappend(asked_key, keys[i]);
-	}
+		target.key = ks_text_names(PG_GETARG_ARRAYTYPE_P(6), "key");
 	if (!PG_ARGISNULL(3))
 	{
-		key = check_target(PG_GETARG_OID(3), asked_key);
-		check_target_free(PG_GETARG_OID(3));
+		target.relid = PG_GETARG_OID(3);
+		(void) ks_target_check(&target, GetUserId(), &key);
 	}
+	else
+		ks_target_check_mode(&target);
 
 	id = ks_random_id();
 	namestrcpy(&names[0], name);
@@ -361,13 +184,7 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 							  "VALUES ($1, $2, $3::pg_catalog.regrole, $4, $5, $6, $7, $8, $9, $10, $11, 1, $12, $13)",
 							  13, types, values, NULL);
 	if (!PG_ARGISNULL(3))
-	{
-		Oid			target_types[4] = {INT8OID, OIDOID, TEXTOID, TEXTARRAYOID};
-		Datum		target_values[4] = {values[0], PG_GETARG_DATUM(3), CStringGetTextDatum(mode), key};
-
-		(void) ks_catalog_execute("INSERT INTO kafka.subscription_target (subscription_id, target, mode, key) "
-								  "VALUES ($1, $2::pg_catalog.regclass, $3, $4)", 4, target_types, target_values, NULL);
-	}
+		ks_target_store(&target, id, GetUserId(), key);
 	store_start(id, server, GetUserId(), topics, ntopics, start, parsed->text_value[KS_OPT_PARTITIONS]);
 	PG_RETURN_VOID();
 }
@@ -470,7 +287,7 @@ ks_alter_subscription(PG_FUNCTION_ARGS)
 	{
 		ArrayType  *topics = special_texts(special_values[0], "topics");
 		int			ntopics;
-		char	  **list = text_list(topics, "topics", &ntopics);
+		char	  **list = ks_text_list(topics, "topics", &ntopics);
 
 		check_topics(list, ntopics);
 		forget_topics(s->id, topics);
@@ -491,7 +308,7 @@ ks_alter_subscription(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* kafka.drop_subscription(name, if_exists): needs no broker; the target keeps its rows. */
+/* kafka.drop_subscription(name, if_exists): needs no broker; the targets keep their rows. */
 Datum
 ks_drop_subscription(PG_FUNCTION_ARGS)
 {
@@ -499,6 +316,7 @@ ks_drop_subscription(PG_FUNCTION_ARGS)
 	Oid			types[1] = {INT8OID};
 	Datum		values[1];
 	KsSubscription *s;
+	ListCell   *lc;
 
 	ks_shmem_require();
 	if (!PG_ARGISNULL(1) && PG_GETARG_BOOL(1) && ks_subscription_by_name(name) == NULL)
@@ -508,8 +326,11 @@ ks_drop_subscription(PG_FUNCTION_ARGS)
 	}
 	s = ks_own_subscription(name);
 	ks_subscription_lock(s->id, true);
+	s = ks_own_subscription(name);
 	values[0] = Int64GetDatum(s->id);
 	(void) ks_catalog_execute("DELETE FROM kafka.subscription WHERE id = $1", 1, types, values, NULL);
+	foreach(lc, s->targets)
+		ks_target_view_drop(((KsTarget *) lfirst(lc))->view);
 	PG_RETURN_VOID();
 }
 

@@ -188,7 +188,8 @@ find_users(Oid class, Oid object, StringInfo users)
 			(class == AuthIdRelationId && s->owner == object))
 			add_user(users, KS_WORKER_SUBSCRIPTION, s->id, NameStr(s->name));
 		foreach(lt, s->targets)
-			if (class == RelationRelationId && ((KsTarget *) lfirst(lt))->relid == object)
+			if (class == RelationRelationId &&
+				(((KsTarget *) lfirst(lt))->relid == object || ((KsTarget *) lfirst(lt))->view == object))
 				add_user(users, KS_WORKER_SUBSCRIPTION, s->id, NameStr(s->name));
 	}
 }
@@ -207,6 +208,7 @@ static void
 object_access(ObjectAccessType access, Oid class, Oid object, int sub, void *arg)
 {
 	StringInfoData users;
+	char		relkind = '\0';
 
 	if (prev_object_access_hook)
 		prev_object_access_hook(access, class, object, sub, arg);
@@ -220,11 +222,14 @@ object_access(ObjectAccessType access, Oid class, Oid object, int sub, void *arg
 	if (class != RelationRelationId && class != ForeignServerRelationId && class != PublicationRelationId &&
 		class != AuthIdRelationId)
 		return;
-	if (class == RelationRelationId && get_rel_relkind(object) != RELKIND_RELATION &&
-		get_rel_relkind(object) != RELKIND_PARTITIONED_TABLE)
+	if (class == RelationRelationId)
+		relkind = get_rel_relkind(object);
+	if (class == RelationRelationId && relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE &&
+		relkind != RELKIND_VIEW)
 		return;
 	if (!OidIsValid(ks_catalog_relid("publisher")) || !OidIsValid(ks_catalog_relid("subscription")) ||
-		!OidIsValid(ks_catalog_relid("subscription_target")) || ks_is_own_relation(object))
+		!OidIsValid(ks_catalog_relid("subscription_target")) ||
+		(relkind != RELKIND_VIEW && ks_is_own_relation(object)))
 		return;
 
 	initStringInfo(&users);

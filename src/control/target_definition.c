@@ -1,0 +1,495 @@
+/*
+ * target_definition.c: checking and storing the targets of subscriptions; see target_definition.h.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/catalog.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "compat/pg_compat.h"
+#include "control/definitions.h"
+#include "control/target_definition.h"
+#include "control/target_view.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "parser/parse_coerce.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+
+/* The names of an index' key columns, if it can be a target's key (unique, immediate, plain columns, not partial). */
+static List *
+index_columns(Relation rel, Oid indexid)
+{
+	Relation	index = index_open(indexid, AccessShareLock);
+	List	   *names = NIL;
+	bool		usable = index->rd_index->indisunique && index->rd_index->indisvalid && index->rd_index->indimmediate &&
+		RelationGetIndexPredicate(index) == NIL && RelationGetIndexExpressions(index) == NIL;
+
+	for (int i = 0; usable && i < index->rd_index->indnkeyatts; i++)
+		names = lappend(names, pstrdup(NameStr(TupleDescAttr(RelationGetDescr(rel),
+															 index->rd_index->indkey.values[i] - 1)->attname)));
+	index_close(index, AccessShareLock);
+	return names;
+}
+
+/* Do the two lists hold the same names, in any order? */
+static bool
+same_names(List *a, List *b)
+{
+	ListCell   *la;
+	ListCell   *lb;
+
+	if (list_length(a) != list_length(b))
+		return false;
+	foreach(la, a)
+	{
+		bool		found = false;
+
+		foreach(lb, b)
+			found = found || strcmp(lfirst(la), lfirst(lb)) == 0;
+		if (!found)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * The key columns of a target: those asked for (which a unique index must cover exactly), or the primary key's.
+ * Returns a list of names.
+ */
+static List *
+resolve_key(Relation rel, List *asked)
+{
+	List	   *indexes = RelationGetIndexList(rel);
+	List	   *key = NIL;
+	ListCell   *lc;
+
+	foreach(lc, asked)
+		if (get_attnum(RelationGetRelid(rel), lfirst(lc)) <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of relation \"%s\" does not exist", (char *) lfirst(lc),
+							RelationGetRelationName(rel))));
+	foreach(lc, indexes)
+	{
+		List	   *columns;
+
+		if (asked == NIL && lfirst_oid(lc) != rel->rd_pkindex)
+			continue;
+		columns = index_columns(rel, lfirst_oid(lc));
+		if (asked == NIL || same_names(columns, asked))
+			key = columns;
+		if (key != NIL)
+			break;
+	}
+	if (key == NIL && asked == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("target \"%s\" has no primary key", RelationGetRelationName(rel)),
+				 errhint("Add a primary key, or name the columns of a unique index as key.")));
+	if (key == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("no unique index of target \"%s\" has exactly the key's columns", RelationGetRelationName(rel)),
+				 errhint("Create a unique index, not partial and not deferrable, on these columns.")));
+	return key;
+}
+
+/* ERROR unless the table can be a target of subscriptions that this role owns. */
+static void
+check_table(Relation rel, Oid owner)
+{
+	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("target \"%s\" is a foreign table", RelationGetRelationName(rel)),
+				 errdetail("Foreign tables cannot be targets in this version."),
+				 errhint("A target is an ordinary or a partitioned table.")));
+	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("target \"%s\" is not a table", RelationGetRelationName(rel)),
+				 errhint("A target is an ordinary or a partitioned table.")));
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("target \"%s\" is a temporary table", RelationGetRelationName(rel))));
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("target \"%s\" is an unlogged table", RelationGetRelationName(rel)),
+				 errdetail("A crash would empty it while the offsets stay.")));
+	if (IsSystemRelation(rel) || ks_is_own_relation(RelationGetRelid(rel)))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" cannot be a target", RelationGetRelationName(rel))));
+	if (!ks_member_can_set_role(owner, rel->rd_rel->relowner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 owner == GetUserId()
+				 ? errmsg("must be able to SET ROLE to the owner of table \"%s\"", RelationGetRelationName(rel))
+				 : errmsg("the subscription's owner \"%s\" must be able to SET ROLE to the owner of table \"%s\"",
+						  GetUserNameFromId(owner, false), RelationGetRelationName(rel)),
+				 errdetail("Rows are written with the rights of the table's owner.")));
+}
+
+/* NOTICE if another subscription writes this table. */
+static void
+check_target_free(Oid relid)
+{
+	List	   *subscriptions = ks_subscriptions();
+	ListCell   *lc;
+	ListCell   *lt;
+
+	foreach(lc, subscriptions)
+		foreach(lt, ((KsSubscription *) lfirst(lc))->targets)
+			if (((KsTarget *) lfirst(lt))->relid == relid)
+				ereport(NOTICE,
+						(errmsg("subscription \"%s\" writes into this table too",
+								NameStr(((KsSubscription *) lfirst(lc))->name))));
+}
+
+/* Is the name in the list? */
+static bool
+has_name(List *names, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+		if (strcmp(lfirst(lc), name) == 0)
+			return true;
+	return false;
+}
+
+/* The names of a query's columns. */
+static List *
+output_names(const Query *query)
+{
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, query->targetList)
+		if (!((TargetEntry *) lfirst(lc))->resjunk)
+			names = lappend(names, ((TargetEntry *) lfirst(lc))->resname);
+	return names;
+}
+
+/* ERROR unless each column of the query can be stored in the target's column of its name, and the key is among them. */
+static void
+check_outputs(Relation rel, const Query *query, List *key)
+{
+	const char *table = RelationGetRelationName(rel);
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	foreach(lc, query->targetList)
+	{
+		TargetEntry *tle = lfirst(lc);
+		AttrNumber	attnum;
+		Form_pg_attribute att;
+		Oid			type = exprType((Node *) tle->expr);
+
+		if (tle->resjunk)
+			continue;
+		attnum = get_attnum(RelationGetRelid(rel), tle->resname);
+		if (attnum <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("the query's column \"%s\" is no column of target \"%s\"", tle->resname, table),
+					 errhint("Columns go to those of the same name: use AS to name them.")));
+		if (has_name(names, tle->resname))
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_COLUMN),
+					 errmsg("the query has column \"%s\" more than once", tle->resname)));
+		names = lappend(names, tle->resname);
+		att = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
+		if (att->attgenerated != '\0')
+			ereport(ERROR,
+					(errcode(ERRCODE_GENERATED_ALWAYS),
+					 errmsg("column \"%s\" of target \"%s\" is generated", tle->resname, table),
+					 errhint("Leave it out of the query.")));
+		if (!can_coerce_type(1, &type, &att->atttypid, COERCION_ASSIGNMENT))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("column \"%s\" of target \"%s\" is of type %s, but the query's is of type %s", tle->resname,
+							table, format_type_with_typemod(att->atttypid, att->atttypmod), format_type_be(type)),
+					 errhint("Cast it in the query.")));
+	}
+	foreach(lc, key)
+		if (!has_name(names, lfirst(lc)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+					 errmsg("the query has no column \"%s\", which is in the key of target \"%s\"", (char *) lfirst(lc),
+							table)));
+}
+
+/* The words of KsMergeFunction. */
+static const char *
+merge_word(KsMergeFunction function)
+{
+	switch (function)
+	{
+		case KS_MERGE_SUM:
+			return "sum";
+		case KS_MERGE_MIN:
+			return "min";
+		case KS_MERGE_MAX:
+			return "max";
+		case KS_MERGE_COUNT:
+			return "count";
+		case KS_MERGE_FIRST:
+			return "first";
+		case KS_MERGE_LAST:
+			return "last";
+		case KS_MERGE_OR:
+			return "or";
+		case KS_MERGE_AND:
+			return "and";
+	}
+	return "";
+}
+
+/* Can values of a type be folded so? */
+static bool
+merge_suits(KsMergeFunction function, Oid type)
+{
+	Oid			base = getBaseType(type);
+
+	switch (function)
+	{
+		case KS_MERGE_SUM:
+			return base == INT2OID || base == INT4OID || base == INT8OID || base == NUMERICOID || base == FLOAT4OID ||
+				base == FLOAT8OID || base == CASHOID || base == INTERVALOID;
+		case KS_MERGE_COUNT:
+			return base == INT2OID || base == INT4OID || base == INT8OID || base == NUMERICOID;
+		case KS_MERGE_MIN:
+		case KS_MERGE_MAX:
+			return OidIsValid(lookup_type_cache(base, TYPECACHE_LT_OPR)->lt_opr);
+		case KS_MERGE_OR:
+		case KS_MERGE_AND:
+			return base == BOOLOID;
+		case KS_MERGE_FIRST:
+		case KS_MERGE_LAST:
+			return true;
+	}
+	return false;
+}
+
+/* ERROR unless "merge" has a function that suits for every column of the query that is not in the key, and no more. */
+static void
+check_merge(Relation rel, const KsTargetRequest *request, List *key)
+{
+	List	   *outputs = output_names(request->query);
+	List	   *merged = NIL;
+	int			count;
+	KsMergeColumn *merge;
+	ListCell   *lc;
+
+	if (request->merge == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("mode merge needs argument merge"),
+				 errhint("It names a function for each column that is not in the key: {\"column\": \"sum\"}.")));
+	merge = ks_merge_parse(request->merge, &count);
+	for (int i = 0; i < count; i++)
+	{
+		const char *name = merge[i].column;
+		Oid			type;
+
+		if (!has_name(outputs, name))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("merge names column \"%s\", which the query does not have", name)));
+		if (has_name(key, name))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("merge names column \"%s\", which is in the key of target \"%s\"", name,
+							RelationGetRelationName(rel))));
+		type = get_atttype(RelationGetRelid(rel), get_attnum(RelationGetRelid(rel), name));
+		if (!merge_suits(merge[i].function, type))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("merge function %s is not for column \"%s\" of type %s", merge_word(merge[i].function), name,
+							format_type_be(type)),
+					 errhint("sum is for numbers, money and intervals; count for integers and numeric; min and max for types "
+							 "that can be ordered; or and and for boolean; first and last for all.")));
+		merged = lappend(merged, unconstify(char *, name));
+	}
+	foreach(lc, outputs)
+		if (!has_name(key, lfirst(lc)) && !has_name(merged, lfirst(lc)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("merge has no function for column \"%s\"", (char *) lfirst(lc)),
+					 errhint("Every column of the query that is not in the key needs one: sum, min, max, count, first, last, "
+							 "or, and.")));
+}
+
+/* ERROR unless an option is an interval above zero (or not given). */
+static void
+check_interval(const KsOptions *options, KsOptionId id, const char *name)
+{
+	const char *text = options->text_value[id];
+	MemoryContext context = CurrentMemoryContext;
+	Interval	zero = {0};
+	Datum		interval;
+	volatile bool valid = false;
+
+	if (text == NULL)
+		return;
+	/* the input function leaves nothing behind that would need a subtransaction */
+	PG_TRY();
+	{
+		interval = DirectFunctionCall3(interval_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+		valid = ks_interval_infinity(DatumGetIntervalP(interval)) == 0 &&
+			DatumGetInt32(DirectFunctionCall2(interval_cmp, interval, IntervalPGetDatum(&zero))) > 0;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	if (!valid)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for option \"%s\": %s", name, text),
+				 errhint("Allowed is an interval above zero, such as 1 hour.")));
+}
+
+/* Parses the options of a target; ERROR for those that do not go with its mode, key or columns. */
+static KsOptions *
+check_options(Relation rel, const KsTargetRequest *request, List *key)
+{
+	static const struct
+	{
+		KsOptionId	id;
+		const char *name;
+	}			merge_only[] = {{KS_OPT_WINDOW, "window"}, {KS_OPT_RETAIN, "retain"}, {KS_OPT_GRACE, "grace"}, {KS_OPT_LATE, "late"}};
+	KsOptions  *options = ks_options_parse(KS_TARGET, NULL, request->options, InvalidOid);
+	const char *window = options->text_value[KS_OPT_WINDOW];
+
+	for (int i = 0; i < lengthof(merge_only); i++)
+		if (options->given[merge_only[i].id] && strcmp(request->mode, "merge") != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("option \"%s\" is for mode merge only", merge_only[i].name)));
+	check_interval(options, KS_OPT_RETAIN, "retain");
+	check_interval(options, KS_OPT_GRACE, "grace");
+	if (window == NULL && (options->given[KS_OPT_RETAIN] || options->given[KS_OPT_GRACE]))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" needs option \"window\"", options->given[KS_OPT_RETAIN] ? "retain" : "grace"),
+				 errhint("\"window\" names the key column that holds the begin of a row's window.")));
+	if (options->given[KS_OPT_LATE] && !options->given[KS_OPT_GRACE])
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"late\" needs option \"grace\"")));
+	if (window)
+	{
+		Oid			type = InvalidOid;
+
+		if (has_name(key, window))
+			type = getBaseType(get_atttype(RelationGetRelid(rel), get_attnum(RelationGetRelid(rel), window)));
+		if (type != DATEOID && type != TIMESTAMPOID && type != TIMESTAMPTZOID)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid value for option \"window\": %s", window),
+					 errhint("Allowed is a column of the target's key of type date, timestamp or timestamptz.")));
+	}
+	return options;
+}
+
+/* See target_definition.h. */
+void
+ks_target_check_mode(const KsTargetRequest *request)
+{
+	static const char *const modes[] = {"upsert", "append", "merge", NULL};
+
+	ks_check_word("mode", request->mode, modes);
+	if (strcmp(request->mode, "merge") == 0 && request->query == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("mode merge needs a query"),
+				 errhint("Create the subscription without a target, and call kafka.add_target with query and merge.")));
+	if (strcmp(request->mode, "merge") != 0 && request->merge != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument merge is for mode merge only")));
+	if (strcmp(request->mode, "append") == 0 && request->key != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("mode append has no key"),
+				 errhint("Every event becomes a row of its own: leave argument key out.")));
+}
+
+/* See target_definition.h. */
+KsOptions *
+ks_target_check(const KsTargetRequest *request, Oid owner, Datum *key)
+{
+	Relation	rel;
+	List	   *names = NIL;
+	Datum	   *elements;
+	int			n = 0;
+	KsOptions  *options;
+	ListCell   *lc;
+
+	ks_target_check_mode(request);
+	rel = table_open(request->relid, AccessShareLock);
+	check_table(rel, owner);
+	if (strcmp(request->mode, "append") != 0)
+		names = resolve_key(rel, request->key);
+	if (request->query)
+		check_outputs(rel, request->query, names);
+	if (strcmp(request->mode, "merge") == 0)
+		check_merge(rel, request, names);
+	options = check_options(rel, request, names);
+	check_target_free(request->relid);
+	table_close(rel, NoLock);
+
+	elements = palloc(sizeof(Datum) * Max(list_length(names), 1));
+	foreach(lc, names)
+		elements[n++] = CStringGetTextDatum(lfirst(lc));
+	*key = PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
+	return options;
+}
+
+/* See target_definition.h. */
+void
+ks_target_store(const KsTargetRequest *request, int64 subscription_id, Oid owner, Datum key)
+{
+	Oid			types[8] = {INT8OID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID, JSONBOID, JSONBOID, OIDOID};
+	Datum		values[8];
+	char		nulls[8] = {' ', ' ', ' ', ' ', 'n', 'n', ' ', 'n'};
+
+	values[0] = Int64GetDatum(subscription_id);
+	values[1] = ObjectIdGetDatum(request->relid);
+	values[2] = CStringGetTextDatum(request->mode);
+	values[3] = key;
+	values[6] = JsonbPGetDatum(request->options);
+	if (request->query)
+	{
+		Oid			view = ks_target_view_create(request->query, owner, subscription_id);
+
+		ks_target_view_check(view, owner, get_rel_name(request->relid));
+		values[4] = CStringGetTextDatum(request->query_text);
+		values[7] = ObjectIdGetDatum(view);
+		nulls[4] = nulls[7] = ' ';
+	}
+	if (request->merge)
+	{
+		values[5] = JsonbPGetDatum(request->merge);
+		nulls[5] = ' ';
+	}
+	(void) ks_catalog_execute("INSERT INTO kafka.subscription_target (subscription_id, target, mode, key, query, merge, options, view) "
+							  "VALUES ($1, $2::pg_catalog.regclass, $3, $4, $5, $6, $7, $8::pg_catalog.regclass)",
+							  8, types, values, nulls);
+}
