@@ -405,6 +405,23 @@ ks_column_index(const KsColumnConverter *column)
 	return column->index;
 }
 
+/* Do values of a column stand for themselves? */
+bool
+ks_column_is_plain(const KsColumnConverter *column)
+{
+	const KsSchema *schema = column->converter->schema;
+	const KsMeaning *meaning = schema != NULL ? schema->meanings[column->index] : NULL;
+
+	return (meaning != NULL ? meaning : column->meaning)->kind == KS_M_PLAIN;
+}
+
+/* The type of a column, without domains. */
+Oid
+ks_column_type(const KsColumnConverter *column)
+{
+	return column->target->base;
+}
+
 /* Error context: names the column, for people and in ErrorData.column_name. */
 static void
 column_error_context(void *arg)

@@ -61,4 +61,12 @@ extern int	ks_column_index(const KsColumnConverter *column);
 extern void ks_convert_field(KsColumnConverter *column, const KsField *field,
 							 Datum *value, bool *isnull, bool *unavailable);
 
+/* Do values of the column, under the schema in use, stand for themselves: JSON scalars, PostgreSQL text, raw JSON? */
+extern bool ks_column_is_plain(const KsColumnConverter *column);
+/* The type of the column, without domains. */
+extern Oid	ks_column_type(const KsColumnConverter *column);
+
+/* Is the field, in format debezium, the placeholder of an unchanged TOAST value? */
+extern bool ks_is_placeholder(const KsField *field);
+
 #endif							/* KS_CONVERT_H */

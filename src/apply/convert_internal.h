@@ -159,8 +159,6 @@ extern KsSchema *ks_schema_parse(KsConverter *conv, const char *text, size_t siz
 /* convert_wire.c */
 /* Converts a non-null field by its meaning. */
 extern Datum ks_wire_value(KsConverter *conv, const KsMeaning *meaning, KsType *type, const KsField *field);
-/* Is the string Debezium's placeholder, in any of its forms? */
-extern bool ks_is_placeholder(const KsField *field);
 
 /* convert_plain.c */
 extern Datum ks_plain_value(KsConverter *conv, KsType *type, const KsField *field);

@@ -98,9 +98,9 @@ only_element(Node *node)
 	return n == 1 && !nulls[0] ? TextDatumGetCString(elements[0]) : NULL;
 }
 
-/* The operand and the field's name of operand->>'name' or operand->'name' (or #>>, #> with one name), or NULL. */
-static Node *
-access_operand(Node *node, char **name, bool *as_text)
+/* See analyse.h. */
+Node *
+ks_field_access(Node *node, char **name, bool *as_text)
 {
 	OpExpr	   *op = (OpExpr *) node;
 	Node	   *right;
@@ -129,20 +129,11 @@ access_operand(Node *node, char **name, bool *as_text)
 	return linitial(op->args);
 }
 
-/* Is a column of batch a document with fields? */
-static bool
-is_document(int column)
+/* See analyse.h. */
+bool
+ks_is_document(int column)
 {
 	return column == KS_BATCH_KEY || column == KS_BATCH_BEFORE || column == KS_BATCH_AFTER;
-}
-
-/* See analyse.h. */
-Var *
-ks_field_access(Node *node, char **name, bool *as_text)
-{
-	Var		   *var = (Var *) access_operand(node, name, as_text);
-
-	return var && IsA(var, Var) && is_document(var->varattno) ? var : NULL;
 }
 
 /* See analyse.h. */
@@ -175,7 +166,7 @@ note_read(Walk *w, int column, const char *name)
 		return;
 	}
 	w->columns = bms_add_member(w->columns, column);
-	if (!is_document(column))
+	if (!ks_is_document(column))
 	{
 		w->other = true;
 		return;
@@ -259,7 +250,7 @@ reads_walker(Node *node, void *arg)
 		follow(w, (Var *) node, NULL);
 		return false;
 	}
-	operand = access_operand(node, &name, &as_text);
+	operand = ks_field_access(node, &name, &as_text);
 	if (operand && IsA(operand, Var))
 	{
 		follow(w, (Var *) operand, name);
@@ -499,7 +490,7 @@ trace(Node *expr, KsBatchField *field)
 {
 	char	   *name;
 	bool		as_text;
-	Var		   *var;
+	Node	   *operand;
 
 	for (;;)
 	{
@@ -522,10 +513,10 @@ trace(Node *expr, KsBatchField *field)
 		field->name = NULL;
 		return field->column == KS_BATCH_TOPIC || field->column == KS_BATCH_KEY;
 	}
-	var = ks_field_access(expr, &name, &as_text);
-	if (var)
+	operand = ks_field_access(expr, &name, &as_text);
+	if (operand && IsA(operand, Var))
 	{
-		field->column = var->varattno;
+		field->column = ((Var *) operand)->varattno;
 		field->name = name;
 		return field->column == KS_BATCH_KEY || field->column == KS_BATCH_AFTER;
 	}

@@ -95,9 +95,12 @@ extern bool ks_query_reads_topic(const KsQuery *query, const char *topic);
 extern bool ks_reads_field(List *reads, KsBatchColumn column, const char *name);
 
 /*
- * If a node is column->>'name' or column->'name' of batch's key, before or after (a Var of varno, level 0, that is),
- * returns the Var and sets *name and *as_text (->>); NULL otherwise.
+ * If a node is operand->>'name' or operand->'name' of jsonb (or #>>, #> with one name), returns the operand and sets *name
+ * and *as_text (->>, #>>); NULL otherwise.
  */
-extern Var *ks_field_access(Node *node, char **name, bool *as_text);
+extern Node *ks_field_access(Node *node, char **name, bool *as_text);
+
+/* Is a column of batch a document with fields: key, before, after? */
+extern bool ks_is_document(int column);
 
 #endif							/* KS_ANALYSE_H */
