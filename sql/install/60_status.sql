@@ -110,12 +110,13 @@ SELECT s.name,
        w.last_error,
        w.last_error_at,
        coalesce(w.restarts, 0) AS restarts,
-       w.started_at
+       w.started_at,
+       (SELECT count(*) FROM kafka.dead_letter d WHERE d.subscription_id = s.id) AS dead_letters
   FROM kafka.subscription s
   LEFT JOIN kafka.worker_status() w ON w.kind = 'subscription' AND w.id = s.id
  WHERE pg_has_role(s.owner::oid, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW kafka.subscription_status IS
-    'One row per subscription. state: starting | waiting | streaming | paused | retrying | error; lag is in messages, up to the last stable offsets; rows and bytes count messages applied since the server started.';
+    'One row per subscription. state: starting | waiting | streaming | paused | retrying | error; lag is in messages, up to the last stable offsets; rows and bytes count messages applied since the server started; dead_letters are the rows of kafka.dead_letter.';
 
 CREATE VIEW kafka.subscription_offsets WITH (security_barrier) AS
 SELECT s.name AS subscription,
@@ -147,6 +148,11 @@ SELECT o.kind, o.name, x.problem
         UNION ALL
         SELECT w.skipped_truncates || ' TRUNCATE not published (option "truncate": "skip")'
          WHERE w.skipped_truncates > 0 AND w.kind = 'publisher'
+        UNION ALL
+        SELECT count(*) || CASE WHEN count(*) = 1 THEN ' dead letter' ELSE ' dead letters' END ||
+               CASE WHEN bool_or(d.superseded) THEN ', ' || count(*) FILTER (WHERE d.superseded) || ' of them superseded' ELSE '' END
+          FROM kafka.dead_letter d WHERE o.kind = 'subscription' AND d.subscription_id = o.id
+        HAVING count(*) > 0
         UNION ALL
         SELECT 'state ' || w.state || ': ' || w.detail WHERE w.state IN ('waiting', 'retrying') AND w.detail IS NOT NULL
         UNION ALL

@@ -66,6 +66,9 @@ ks_set_owner(PG_FUNCTION_ARGS)
 							  ? "UPDATE kafka.publisher SET owner = $2::pg_catalog.regrole, version = version + 1 WHERE id = $1"
 							  : "UPDATE kafka.subscription SET owner = $2::pg_catalog.regrole, version = version + 1 WHERE id = $1",
 							  2, types, values, NULL);
+	if (!publisher)
+		(void) ks_catalog_execute("UPDATE kafka.dead_letter SET owner = $2::pg_catalog.regrole WHERE subscription_id = $1",
+								  2, types, values, NULL);
 	if (publisher)
 		CacheInvalidateRelcacheByRelid(ks_catalog_relid("publisher"));
 	PG_RETURN_VOID();

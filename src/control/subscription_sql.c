@@ -263,6 +263,29 @@ store_start(int64 id, const char *server, Oid owner, char **topics, int ntopics,
 	}
 }
 
+static const char *const on_errors[] = {"stop", "dead_letter", NULL};
+
+/* ERROR if the topic for dead letters is one that the subscription reads. */
+static void
+check_dead_letter_topic(const KsOptions *options, char **topics, int ntopics)
+{
+	const char *topic = options->text_value[KS_OPT_DLQ_TOPIC];
+
+	for (int i = 0; topic && i < ntopics; i++)
+	{
+		bool		read = topics[i][0] == '^'
+			? DatumGetBool(DirectFunctionCall2Coll(textregexeq, C_COLLATION_OID, CStringGetTextDatum(topic),
+												   CStringGetTextDatum(topics[i])))
+			: strcmp(topics[i], topic) == 0;
+
+		if (read)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid value for option \"%s\": the subscription reads topic \"%s\" itself",
+							"errors.deadletterqueue.topic.name", topic)));
+	}
+}
+
 /*
  * kafka.create_subscription(name, server, topics, target, format, mode, key, start, on_error, workers, options, enabled)
  */
@@ -271,7 +294,6 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 {
 	static const char *const formats[] = {"debezium", "json", NULL};
 	static const char *const modes[] = {"upsert", NULL};
-	static const char *const on_errors[] = {"stop", NULL};
 	char	   *name = ks_name_arg(fcinfo, 0, "name");
 	char	   *server = ks_name_arg(fcinfo, 1, "server");
 	char	   *format = ks_text_arg(fcinfo, 4, "format");
@@ -313,6 +335,7 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 	parsed = ks_options_parse(KS_SUBSCRIPTION, format, options, GetUserId());
 	if (parsed->text_value[KS_OPT_PARTITIONS])
 		(void) ks_partition_selected(parsed->text_value[KS_OPT_PARTITIONS], 0);
+	check_dead_letter_topic(parsed, topics, ntopics);
 	if (ks_subscription_by_name(name) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -408,16 +431,19 @@ forget_topics(int64 id, ArrayType *topics)
 Datum
 ks_alter_subscription(PG_FUNCTION_ARGS)
 {
-	static const char *const special[] = {"topics", "server", NULL};
-	Jsonb	   *special_values[2];
+	static const char *const special[] = {"topics", "server", "on_error", NULL};
+	Jsonb	   *special_values[3];
 	char	   *name = ks_name_arg(fcinfo, 0, "name");
 	KsSubscription *s;
 	KsOptions  *parsed;
 	Jsonb	   *merged;
-	Oid			types[4] = {INT8OID, JSONBOID, NAMEOID, TEXTARRAYOID};
-	Datum		values[4];
-	char		nulls[4] = {' ', ' ', ' ', 'n'};
+	Oid			types[5] = {INT8OID, JSONBOID, NAMEOID, TEXTARRAYOID, TEXTOID};
+	Datum		values[5];
+	char		nulls[5] = {' ', ' ', ' ', 'n', ' '};
 	NameData	server;
+	char	  **topics;
+	int			ntopics;
+	char	   *on_error;
 
 	ks_shmem_require();
 	s = ks_own_subscription(name);
@@ -430,17 +456,25 @@ ks_alter_subscription(PG_FUNCTION_ARGS)
 	if (parsed->text_value[KS_OPT_PARTITIONS])
 		(void) ks_partition_selected(parsed->text_value[KS_OPT_PARTITIONS], 0);
 	server = s->server;
+	topics = s->topics;
+	ntopics = s->ntopics;
+	on_error = s->on_error;
 	if (special_values[0])
 	{
-		ArrayType  *topics = special_texts(special_values[0], "topics");
-		int			ntopics;
-		char	  **list = text_list(topics, "topics", &ntopics);
+		ArrayType  *array = special_texts(special_values[0], "topics");
 
-		check_topics(list, ntopics);
-		forget_topics(s->id, topics);
-		values[3] = PointerGetDatum(topics);
+		topics = text_list(array, "topics", &ntopics);
+		check_topics(topics, ntopics);
+		forget_topics(s->id, array);
+		values[3] = PointerGetDatum(array);
 		nulls[3] = ' ';
 	}
+	if (special_values[2])
+	{
+		on_error = ks_special_name(special_values[2], "on_error");
+		ks_check_word("on_error", on_error, on_errors);
+	}
+	check_dead_letter_topic(parsed, topics, ntopics);
 	if (special_values[1])
 	{
 		namestrcpy(&server, ks_special_name(special_values[1], "server"));
@@ -449,8 +483,9 @@ ks_alter_subscription(PG_FUNCTION_ARGS)
 	values[0] = Int64GetDatum(s->id);
 	values[1] = JsonbPGetDatum(merged);
 	values[2] = NameGetDatum(&server);
+	values[4] = CStringGetTextDatum(on_error);
 	(void) ks_catalog_execute("UPDATE kafka.subscription SET options = $2, server = $3, topics = coalesce($4, topics), "
-							  "version = version + 1 WHERE id = $1", 4, types, values, nulls);
+							  "on_error = $5, version = version + 1 WHERE id = $1", 5, types, values, nulls);
 	PG_RETURN_VOID();
 }
 
@@ -471,6 +506,7 @@ ks_drop_subscription(PG_FUNCTION_ARGS)
 	}
 	s = ks_own_subscription(name);
 	ks_subscription_lock(s->id, true);
+	ks_drop_dead_letters(s, InvalidOid);
 	values[0] = Int64GetDatum(s->id);
 	(void) ks_catalog_execute("DELETE FROM kafka.subscription WHERE id = $1", 1, types, values, NULL);
 	PG_RETURN_VOID();
