@@ -110,7 +110,8 @@ SELECT s.name,
        w.restarts,
        w.started_at,
        s.workers,
-       w.pids
+       w.pids,
+       (SELECT count(*) FROM kafka.dead_letter d WHERE d.subscription_id = s.id) AS dead_letters
   FROM kafka.subscription s
  CROSS JOIN LATERAL (
         -- one row per worker that it should have; "x" may be missing, as long as the launcher has not come to it
@@ -146,7 +147,7 @@ SELECT s.name,
        ) w
  WHERE pg_has_role(s.owner::oid, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW kafka.subscription_status IS
-    'One row per subscription. state: starting | waiting | streaming | paused | retrying | error, the worst of its workers; lag is in messages, up to the last stable offsets; rows and bytes count messages applied since the server started; pid is that of the first worker, pids are those of all.';
+    'One row per subscription. state: starting | waiting | streaming | paused | retrying | error, the worst of its workers; lag is in messages, up to the last stable offsets; rows and bytes count messages applied since the server started; pid is that of the first worker, pids are those of all; dead_letters are the rows of kafka.dead_letter.';
 
 CREATE VIEW kafka.subscription_targets WITH (security_barrier) AS
 SELECT s.name AS subscription,
@@ -193,6 +194,11 @@ SELECT DISTINCT o.kind, o.name, x.problem
         UNION ALL
         SELECT w.skipped_truncates || ' TRUNCATE not published (option "truncate": "skip")'
          WHERE w.skipped_truncates > 0 AND w.kind = 'publisher'
+        UNION ALL
+        SELECT count(*) || CASE WHEN count(*) = 1 THEN ' dead letter' ELSE ' dead letters' END ||
+               CASE WHEN bool_or(d.superseded) THEN ', ' || count(*) FILTER (WHERE d.superseded) || ' of them superseded' ELSE '' END
+          FROM kafka.dead_letter d WHERE o.kind = 'subscription' AND d.subscription_id = o.id
+        HAVING count(*) > 0
         UNION ALL
         SELECT 'state ' || w.state || ': ' || w.detail WHERE w.state IN ('waiting', 'retrying') AND w.detail IS NOT NULL
         UNION ALL

@@ -9,11 +9,14 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "apply/apply.h"
+#include "apply/apply_internal.h"
+#include "apply/dead_letter.h"
 #include "commands/trigger.h"
 #include "compat/executor_compat.h"
 #include "control/definitions.h"
 #include "control/worker.h"
+#include "event/message.h"
+#include "kafka/properties.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -24,7 +27,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#define MAX_RETRIES 20
+#define LOCK_WAIT "3s"
+#define RUN_AFTER_FAULT 32		/* messages tried at least after one was set aside */
 
 /* See apply.h.  Publishers can tell by the origin what we wrote. */
 void
@@ -43,18 +47,22 @@ ks_apply_setup_origin(const KsSubscription *s)
 	CommitTransactionCommand();
 }
 
-/* Begins a transaction for applying. */
-static void
-begin(void)
+/*
+ * See apply_internal.h.  Waits for locks have an end, so that nobody who wants to pause or alter the subscription waits
+ * for long behind somebody who has locked the target.
+ */
+void
+ks_apply_begin(void)
 {
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	(void) set_config_option("lock_timeout", LOCK_WAIT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
-/* Commits it, under our origin. */
-static void
-commit(void)
+/* See apply_internal.h. */
+void
+ks_apply_commit(void)
 {
 	PopActiveSnapshot();
 	replorigin_session_origin_lsn = InvalidXLogRecPtr;
@@ -75,6 +83,7 @@ ks_apply_create(const KsSubscription *subscription, const KsApplyTarget *targets
 	a->positions = positions;
 	a->limit = PG_INT32_MAX;
 	a->context = AllocSetContextCreate(CurrentMemoryContext, "pg_kafka_sync apply", ALLOCSET_SMALL_SIZES);
+	a->run.stage = "parse";
 	a->parser_ops = ks_parser_ops(subscription->format);
 	if (a->parser_ops == NULL)
 		elog(ERROR, "no parser of format %s", subscription->format);
@@ -82,17 +91,21 @@ ks_apply_create(const KsSubscription *subscription, const KsApplyTarget *targets
 	if (a->parser == NULL)
 		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 	a->writers = palloc(sizeof(KsWriter *) * ntargets);
+	a->active = palloc(sizeof(KsWriter *) * ntargets);
+	if (ntargets == 1 && list_length(subscription->targets) > 1)
+		a->target = targets[0].target->relid;
 	for (int i = 0; i < ntargets; i++)
 		a->writers[a->nwriters++] = ks_writer_create(&a->run, targets[i].target, targets[i].relid);
 
 	/* what is wrong with a target is told at once, not with the first message */
-	begin();
+	ks_apply_begin();
+	ks_dead_letters_load(subscription);
 	for (int i = 0; i < a->nwriters; i++)
 	{
 		a->writers[i]->ops->open(a->writers[i]);
 		a->writers[i]->ops->close(a->writers[i]);
 	}
-	commit();
+	ks_apply_commit();
 	MemoryContextSwitchTo(old);
 	return a;
 }
@@ -114,15 +127,21 @@ become_owner(const KsWriter *w, int context)
 	SetUserIdAndSecContext(w->table->owner, context | SECURITY_RESTRICTED_OPERATION);
 }
 
-/* Parses messages, and hands each to all writers. */
+/* Parses messages, and hands each to all writers that are active. */
 static void
 read_messages(KsApply *a, const KsMessage *messages, int count, int context)
 {
+	bool		state = false;
+
+	for (int i = 0; i < a->nactive; i++)
+		state = state || ks_target_holds_state(a->active[i]->table->target);
 	for (int i = 0; i < count; i++)
 	{
 		const char *cause;
 
 		a->run.current = i;
+		a->run.stage = "parse";
+		a->parsed.op = '\0';
 		a->parser_ops->reset(a->parser);
 		cause = a->parser_ops->parse(a->parser, &messages[i], &a->parsed);
 		if (cause)
@@ -137,21 +156,24 @@ read_messages(KsApply *a, const KsMessage *messages, int count, int context)
 			a->skipping++;
 			continue;
 		}
-		for (int w = 0; w < a->nwriters; w++)
+		a->run.stage = "convert";
+		for (int w = 0; w < a->nactive; w++)
 		{
-			if (a->nwriters > 1)
-				become_owner(a->writers[w], context);
-			a->writers[w]->ops->add(a->writers[w], &messages[i], &a->parsed);
+			if (a->nactive > 1)
+				become_owner(a->active[w], context);
+			a->active[w]->ops->add(a->active[w], &messages[i], &a->parsed);
 		}
+		if (state)
+			ks_dead_letters_overtake(&messages[i], &a->parsed);
 		if ((i & 1023) == 1023)
 			CHECK_FOR_INTERRUPTS();
 	}
 	a->run.current = -1;
 }
 
-/* Reads and writes the rows of messages in the current transaction, each table's as its owner. */
-static void
-write_rows(KsApply *a, const KsMessage *messages, int count)
+/* See apply_internal.h. */
+void
+ks_apply_write(KsApply *a, const KsMessage *messages, int count)
 {
 	static ConstraintsSetStmt all_immediate = {.type = T_ConstraintsSetStmt};
 	Oid			save_user;
@@ -159,36 +181,62 @@ write_rows(KsApply *a, const KsMessage *messages, int count)
 	int			nest_level;
 
 	a->opening = true;
-	for (int i = 0; i < a->nwriters; i++)
-		a->writers[i]->ops->open(a->writers[i]);
+	for (int i = 0; i < a->nactive; i++)
+		a->active[i]->ops->open(a->active[i]);
 	a->opening = false;
 	AfterTriggerSetState(&all_immediate);
 	GetUserIdAndSecContext(&save_user, &save_context);
-	become_owner(a->writers[0], save_context);
+	become_owner(a->active[0], save_context);
 	nest_level = NewGUCNestLevel();
 
-	for (int i = 0; i < a->nwriters; i++)
-		a->writers[i]->ops->begin(a->writers[i], count);
+	for (int i = 0; i < a->nactive; i++)
+		a->active[i]->ops->begin(a->active[i], count);
 	read_messages(a, messages, count, save_context);
-	for (int i = 0; i < a->nwriters; i++)
+	ks_dead_letters_mark(a->subscription);
+	for (int i = 0; i < a->nactive; i++)
 	{
-		become_owner(a->writers[i], save_context);
-		a->writers[i]->ops->write(a->writers[i]);
+		become_owner(a->active[i], save_context);
+		a->run.stage = a->active[i]->table->target->query ? "query" : "apply";
+		a->active[i]->ops->write(a->active[i]);
 		a->run.current = -1;
 	}
 
 	AtEOXact_GUC(false, nest_level);
 	SetUserIdAndSecContext(save_user, save_context);
+	for (int i = 0; i < a->nactive; i++)
+		a->active[i]->ops->close(a->active[i]);
+}
+
+/* See apply_internal.h. */
+void
+ks_apply_abandon(KsApply *a)
+{
 	for (int i = 0; i < a->nwriters; i++)
-		a->writers[i]->ops->close(a->writers[i]);
+		a->writers[i]->ops->abandon(a->writers[i]);
+}
+
+/* Sets the message that just failed aside in the current transaction. */
+static void
+add_letter(KsApply *a, const KsMessage *m, const ErrorData *e)
+{
+	bool		parsed = strcmp(a->run.stage, "parse") != 0;
+	/* the row it refers to may come with the rest of what is at hand: one more attempt after that */
+	bool		retry = e->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION;
+
+	if (a->subscription->options->text_value[KS_OPT_DLQ_TOPIC])
+		return;					/* it is there already */
+	ks_dead_letter_add(a->subscription, m, parsed ? a->parsed.op : '\0', a->target, a->run.stage, e->sqlerrcode,
+					   ks_error_cause(a, e), e->detail, retry);
+	a->letters_due = a->letters_due || retry;
 }
 
 /*
- * One attempt.  Returns NULL when it committed, else the error, in a->context, everything rolled back.  *moved: the
- * positions are not ours to move any more (rolled back, too).
+ * One attempt: applies messages, or (letter) sets the only one aside for that error, and moves past them.  Returns NULL
+ * when it committed, else the error, in a->context, everything rolled back.  *moved: the positions are not ours to move
+ * any more (rolled back, too).
  */
 static ErrorData *
-attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, bool *moved)
+attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, const ErrorData *letter, bool *moved)
 {
 	ErrorData  *volatile error = NULL;
 	MemoryContext old = CurrentMemoryContext;
@@ -198,16 +246,20 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, bo
 	a->opening = false;
 	a->skipping = 0;
 	a->run.current = -1;
+	a->nactive = a->nwriters;
+	memcpy(a->active, a->writers, sizeof(KsWriter *) * a->nwriters);
 	PG_TRY();
 	{
-		begin();
+		ks_apply_begin();
 		ks_subscription_lock(a->subscription->id, false);
-		if (count > 0 && a->nwriters > 0)
-			write_rows(a, messages + from, count);
+		if (letter)
+			add_letter(a, messages + from, letter);
+		else if (count > 0 && a->nwriters > 0)
+			ks_apply_write(a, messages + from, count);
 		a->positions.stage(a->positions.arg, from, count, all);
 		ours = a->positions.write(a->positions.arg);
 		if (ours)
-			commit();
+			ks_apply_commit();
 		else
 		{
 			AbortCurrentTransaction();
@@ -221,46 +273,65 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, bo
 		error = CopyErrorData();
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
-		for (int i = 0; i < a->nwriters; i++)
-			a->writers[i]->ops->abandon(a->writers[i]);
+		ks_apply_abandon(a);
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
+	ks_dead_letters_finish(error == NULL && !*moved);
 	a->positions.finish(a->positions.arg, error == NULL && !*moved);
 	return error;
 }
 
-/* Others were in the way: the same again may succeed. */
-static bool
-is_transient(const ErrorData *e)
+/* See apply_internal.h. */
+bool
+ks_is_transient(const ErrorData *e)
 {
 	return e->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE ||
 		e->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
 		e->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
 }
 
-/* The server, and no message, is at fault. */
-static bool
-is_general(const ErrorData *e)
+/* See apply_internal.h. */
+bool
+ks_is_general(const ErrorData *e)
 {
 	int			category = ERRCODE_TO_CATEGORY(e->sqlerrcode);
 
 	return category == ERRCODE_INSUFFICIENT_RESOURCES || category == ERRCODE_OPERATOR_INTERVENTION ||
 		category == ERRCODE_SYSTEM_ERROR || category == ERRCODE_CONNECTION_EXCEPTION ||
-		category == ERRCODE_CONFIG_FILE_ERROR;
+		category == ERRCODE_CONFIG_FILE_ERROR || category == ERRCODE_INTERNAL_ERROR ||
+		category == ERRCODE_INVALID_TRANSACTION_STATE;
+}
+
+/*
+ * Does an error that a message met tell of what is set up wrongly, rather than of the message?  A right that is missing
+ * does, and so does a table, column or function that is missing when rows are written: a trigger's or query's.
+ */
+static bool
+is_set_up_wrongly(const KsApply *a, const ErrorData *e)
+{
+	return e->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ||
+		(ERRCODE_TO_CATEGORY(e->sqlerrcode) == ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION &&
+		 strcmp(a->run.stage, "parse") != 0 && strcmp(a->run.stage, "convert") != 0);
+}
+
+/* See apply_internal.h. */
+char *
+ks_error_cause(const KsApply *a, const ErrorData *e)
+{
+	if (e->column_name && strstr(e->message, psprintf("\"%s\"", e->column_name)) == NULL)
+		return psprintf("column \"%s\": %s", e->column_name, e->message);
+	return e->message;
 }
 
 /* Ends with the error of a message that cannot be applied. */
 static void
 fail(KsApply *a, const KsMessage *m, ErrorData *e)
 {
-	char	   *cause = e->message;
 	char	   *skip = psprintf("{\"%s\":{\"%d\":" INT64_FORMAT "}}", m->topic, m->partition, m->offset + 1);
 	char	   *hint;
 
-	if (e->column_name && strstr(e->message, psprintf("\"%s\"", e->column_name)) == NULL)
-		cause = psprintf("column \"%s\": %s", e->column_name, e->message);
 	hint = psprintf("%s%sMend the cause and the subscription goes on, or skip the message with "
 					"kafka.seek_subscription(%s, %s).",
 					e->hint ? e->hint : "", e->hint ? " " : "", quote_literal_cstr(NameStr(a->subscription->name)),
@@ -268,15 +339,15 @@ fail(KsApply *a, const KsMessage *m, ErrorData *e)
 	ereport(ERROR,
 			(errcode(e->sqlerrcode),
 			 errmsg("subscription \"%s\": message at topic \"%s\", partition %d, offset " INT64_FORMAT " cannot be applied: %s",
-					NameStr(a->subscription->name), m->topic, m->partition, m->offset, cause),
+					NameStr(a->subscription->name), m->topic, m->partition, m->offset, ks_error_cause(a, e)),
 			 e->detail ? errdetail("%s", e->detail) : 0,
 			 errhint("%s", hint),
 			 e->context ? errcontext("%s", e->context) : 0));
 }
 
-/* Raises an error that concerns no single message again. */
-static void
-rethrow(ErrorData *e)
+/* See apply_internal.h. */
+void
+ks_rethrow(ErrorData *e)
 {
 	ereport(ERROR,
 			(errcode(e->sqlerrcode),
@@ -286,53 +357,221 @@ rethrow(ErrorData *e)
 			 e->context ? errcontext("%s", e->context) : 0));
 }
 
-/* A message that refers to a row which is not there: how long has it waited, and may it go on? */
+/*
+ * A message that refers to a row which is not there: may it wait on?  All messages that were at hand when the first of
+ * them began to wait have waited since then, so that many in a row do not wait one after the other.
+ */
 static bool
-may_wait(KsApply *a)
+may_wait(KsApply *a, int left)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (a->waiting_since == 0)
+	{
 		a->waiting_since = now;
+		a->waiting = left;
+	}
 	return !TimestampDifferenceExceeds(a->waiting_since, now, a->subscription->options->int_value[KS_OPT_FK_WAIT]);
 }
 
+/* The words of Kafka Connect for a stage. */
+static const char *
+connect_stage(const char *stage)
+{
+	if (strcmp(stage, "parse") == 0 || strcmp(stage, "convert") == 0)
+		return "VALUE_CONVERTER";
+	return strcmp(stage, "query") == 0 ? "TRANSFORMATION" : "TASK_PUT";
+}
+
+/* A header for a text in UTF-8. */
+static KsHeader
+text_header(const char *name, const char *text)
+{
+	KsHeader	header;
+
+	header.name = name;
+	header.value = pg_server_to_any(text, strlen(text), PG_UTF8);
+	header.size = strlen(header.value);
+	return header;
+}
+
 /*
- * After a failed attempt with "count" messages: fewer next time, or wait, or give up.  Returns true to try again at once.
+ * Sends a message to the topic for dead letters.  Returns an error, or NULL when it is acknowledged.  Outside of a
+ * transaction: none is held open while Kafka is waited for.
  */
-static bool
-after_failure(KsApply *a, const KsMessage *m, int count, ErrorData *e)
+static ErrorData *
+send_aside(KsApply *a, const KsMessage *m, const char *topic, const ErrorData *e)
+{
+	const KsSubscription *s = a->subscription;
+	ErrorData  *volatile error = NULL;
+	MemoryContext old = MemoryContextSwitchTo(a->context);
+
+	PG_TRY();
+	{
+		KsHeader	headers[9];
+		int			n = 0;
+		KsServer   *server;
+
+		StartTransactionCommand();
+		MemoryContextSwitchTo(a->context);
+		server = ks_server_open(NameStr(s->server), s->owner);
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(a->context);
+		if (s->options->bool_value[KS_OPT_DLQ_HEADERS])
+		{
+			headers[n++] = text_header("__connect.errors.topic", m->topic);
+			headers[n++] = text_header("__connect.errors.partition", psprintf("%d", m->partition));
+			headers[n++] = text_header("__connect.errors.offset", psprintf(INT64_FORMAT, m->offset));
+			headers[n++] = text_header("__connect.errors.connector.name", NameStr(s->name));
+			headers[n++] = text_header("__connect.errors.task.id", "0");
+			headers[n++] = text_header("__connect.errors.stage", connect_stage(a->run.stage));
+			headers[n++] = text_header("__connect.errors.class.name", "pg_kafka_sync");
+			headers[n++] = text_header("__connect.errors.exception.class.name", unpack_sql_state(e->sqlerrcode));
+			headers[n++] = text_header("__connect.errors.exception.message", ks_dead_letter_text(ks_error_cause(a, e)));
+		}
+		ks_message_send(server, s->owner, topic, m, headers, n);
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(a->context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	return error;
+}
+
+/*
+ * Sets the message at "from" aside, for the error e, and moves past it.  WAIT: Kafka, or something else that a topic for
+ * dead letters needs, is not there now.
+ */
+static KsApplyResult
+set_aside(KsApply *a, const KsMessage *messages, int from, bool all, const ErrorData *e)
+{
+	const KsMessage *m = &messages[from];
+	const char *topic = a->subscription->options->text_value[KS_OPT_DLQ_TOPIC];
+	ErrorData  *failure;
+	bool		moved;
+
+	if (topic && !a->sent)
+	{
+		ErrorData  *error = send_aside(a, m, topic, e);
+
+		if (error && ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_CONNECTION_EXCEPTION)
+		{
+			ks_worker_note_error(error->message);
+			return KS_APPLY_WAIT;
+		}
+		if (error && error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT)
+			error->hint = psprintf("Create the topic with kafka.create_topic(%s, %s).",
+								   quote_literal_cstr(NameStr(a->subscription->server)), quote_literal_cstr(topic));
+		if (error)
+			ks_rethrow(error);
+		a->sent = true;
+	}
+
+	failure = attempt(a, messages, from, 1, all, e, &moved);
+	if (moved)
+		return KS_APPLY_MOVED;
+	if (failure && ks_is_transient(failure))
+		return KS_APPLY_WAIT;
+	if (failure)
+		ks_rethrow(failure);
+	ereport(LOG,
+			(errcode(e->sqlerrcode),
+			 errmsg("subscription \"%s\": message at topic \"%s\", partition %d, offset " INT64_FORMAT " was set aside: %s",
+					NameStr(a->subscription->name), m->topic, m->partition, m->offset, ks_error_cause(a, e)),
+			 errhidestmt(true)));
+	return KS_APPLY_DONE;
+}
+
+typedef enum Verdict
+{
+	APPLY_AGAIN,
+	APPLY_LATER,
+	APPLY_NOT
+} Verdict;
+
+/*
+ * After a failed attempt with "count" messages, of "left" that are at hand: fewer next time, or later, or the one that
+ * stands alone is at fault.  ERROR: the subscription cannot go on.
+ */
+static Verdict
+after_failure(KsApply *a, const KsMessage *m, int count, int left, ErrorData *e)
 {
 	int			culprit = a->run.current;
 
-	if (is_transient(e))
+	if (ks_is_transient(e))
 	{
-		if (++a->retries > MAX_RETRIES)
-			rethrow(e);
-		return false;
+		/* somebody may hold a lock for as long as he likes */
+		if (e->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+			ks_worker_note_error(e->message);
+		else if (++a->retries > KS_MAX_RETRIES)
+			ks_rethrow(e);
+		return APPLY_LATER;
 	}
 	/* two writers of the same key: the row is there now */
-	if (e->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && a->retries == 0)
+	if (e->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && !a->again)
 	{
-		a->retries++;
-		return true;
+		a->again = true;
+		return APPLY_AGAIN;
 	}
-	if (count == 0 || a->opening || is_general(e))
-		rethrow(e);
+	if (count == 0 || a->opening || ks_is_general(e))
+		ks_rethrow(e);
 	if (count > 1)
 	{
-		if (culprit > 0 && culprit < count)
-			a->limit = culprit;
-		else
-			a->limit = culprit == 0 ? 1 : count / 2;
-		return true;
+		bool		known = culprit >= 0 && culprit < count;
+
+		a->suspects = known ? culprit + 1 : count;
+		a->limit = known ? Max(culprit, 1) : count / 2;
+		/* when it stands alone, another writer may be in its way again */
+		if (a->limit == 1)
+			a->again = false;
+		return APPLY_AGAIN;
 	}
 	a->limit = PG_INT32_MAX;
+	a->suspects = 0;
 	/* the row it refers to may come by another way, or later in this very batch: next time, all of it */
-	if (e->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION && may_wait(a))
-		return false;
-	fail(a, m, e);
-	return false;
+	if (e->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION && may_wait(a, left))
+		return APPLY_LATER;
+	if (strcmp(a->subscription->on_error, "dead_letter") != 0 || is_set_up_wrongly(a, e))
+		fail(a, m, e);
+	return APPLY_NOT;
+}
+
+/* n messages are done with, "set_aside" or applied: what does the next attempt take? */
+static void
+advance(KsApply *a, int n, bool set_aside)
+{
+	a->waiting -= Min(a->waiting, n);
+	if (a->waiting == 0)
+		a->waiting_since = 0;
+	a->retries = 0;
+	a->sent = false;
+	a->suspects -= Min(a->suspects, n);
+	if (set_aside)
+	{
+		/* where faults are frequent, long runs are made for nothing */
+		a->limit = Max(RUN_AFTER_FAULT, 2 * Min(a->since_fault, PG_INT32_MAX / 4));
+		a->since_fault = 0;
+		a->again = false;
+		return;
+	}
+	a->since_fault += Min(n, PG_INT32_MAX - a->since_fault);
+	if (a->suspects > 0)
+		a->limit = Max(a->suspects / 2, 1);
+	/* when it stands alone, another writer may be in its way again */
+	if (a->suspects <= 1)
+		a->again = false;
+	if (a->suspects == 0)
+	{
+		/* a little more at a time, and in the end as much as there is */
+		a->limit = a->limit > PG_INT32_MAX / 4 ? PG_INT32_MAX : a->limit * 4;
+	}
 }
 
 /* See apply.h. */
@@ -344,8 +583,9 @@ ks_apply(KsApply *a, const KsMessage *messages, int count, int *done)
 	do
 	{
 		int			n = Min(count - *done, a->limit);
+		bool		all = *done + n == count;
 		bool		moved;
-		ErrorData  *error = attempt(a, messages, *done, n, *done + n == count, &moved);
+		ErrorData  *error = attempt(a, messages, *done, n, all, NULL, &moved);
 
 		if (moved)
 			return KS_APPLY_MOVED;
@@ -353,13 +593,28 @@ ks_apply(KsApply *a, const KsMessage *messages, int count, int *done)
 		{
 			a->skipped_truncates += a->skipping;
 			*done += n;
-			a->waiting_since = 0;
-			a->retries = 0;
-			/* a little more at a time, and in the end as much as there is */
-			a->limit = a->limit > PG_INT32_MAX / 4 ? PG_INT32_MAX : a->limit * 4;
+			advance(a, n, false);
 		}
-		else if (!after_failure(a, messages + *done, n, error))
-			return KS_APPLY_WAIT;
+		else
+		{
+			KsApplyResult result;
+
+			switch (after_failure(a, messages + *done, n, count - *done, error))
+			{
+				case APPLY_AGAIN:
+					break;
+				case APPLY_LATER:
+					return KS_APPLY_WAIT;
+				case APPLY_NOT:
+					result = set_aside(a, messages, *done, all, error);
+					if (result != KS_APPLY_DONE)
+						return result;
+					*done += n;
+					advance(a, n, true);
+					MemoryContextReset(a->context);
+					break;
+			}
+		}
 		CHECK_FOR_INTERRUPTS();
 	} while (*done < count);
 	pgstat_report_stat(false);

@@ -32,9 +32,19 @@ typedef struct KsApply
 	KsParsed	parsed;
 	KsPositions positions;
 	int			limit;			/* messages per transaction at the moment: halved while one at fault is sought */
+	int			suspects;		/* of the next messages, one at least is at fault; 0 = not known */
+	int			since_fault;	/* messages applied since the last one that was set aside */
 	TimestampTz waiting_since;	/* for a referenced row; 0 = not */
+	int			waiting;		/* messages that have been waiting since then, those to come included */
+	bool		again;			/* the attempt that met a unique violation has been made again */
+	Oid			target;			/* only these messages' rows of one target are written: a message is set aside for it alone */
+	int			nactive;		/* writers that messages are handed to at the moment */
+	KsWriter  **active;
 	bool		opening;		/* the target is being opened: what fails now concerns no message */
 	int			retries;		/* of a transaction that others were in the way of */
+	bool		sent;			/* the next message is in the topic for dead letters already */
+	bool		letters_due;	/* dead letters are to be retried; cleared by the caller */
+	int			letter_retries; /* of a dead letter that others were in the way of */
 	MemoryContext context;		/* error texts of one attempt */
 	uint64		skipping;		/* truncates left out by the transaction under way */
 	uint64		skipped_truncates;	/* and by those that committed, since the worker started */
@@ -72,5 +82,19 @@ extern int	ks_apply_limit(const KsApply *apply, int wanted);
  * ERROR naming topic, partition, offset, column and cause for a message that cannot be applied; those before it are.
  */
 extern KsApplyResult ks_apply(KsApply *apply, const KsMessage *messages, int count, int *done);
+
+/*
+ * Applies dead letters that are to be retried, each in a transaction of its own: it is gone then, or has another error.
+ * At most some at a time: DONE when there are no more, MORE, or WAIT where others are in the way.  ERROR: what fails
+ * concerns no letter; those that are left are retried later.  In retry.c.
+ */
+typedef enum KsRetryResult
+{
+	KS_RETRY_DONE,
+	KS_RETRY_MORE,
+	KS_RETRY_WAIT
+} KsRetryResult;
+
+extern KsRetryResult ks_apply_retry(KsApply *apply);
 
 #endif							/* KS_APPLY_H */

@@ -20,6 +20,8 @@ typedef struct KsRun
 	const KsSubscription *subscription;
 	int			partitions;		/* that the subscription reads */
 	int			current;		/* message that is being worked on, or is to blame for an error; -1 = not known */
+	const char *stage;			/* what is being done: parse | convert | query | apply; a writer may refine it */
+	bool		retrying;		/* a dead letter is applied: neither its position nor its time make it a duplicate or late */
 } KsRun;
 
 typedef struct KsWriter KsWriter;

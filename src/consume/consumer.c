@@ -326,6 +326,8 @@ take_message(KsConsumer *c, rd_kafka_event_t *event)
 	m->value = rkm->payload;
 	m->value_size = rkm->len;
 	m->native = event;
+	m->record = rkm;
+	m->headers = NULL;
 	m->json_null = NULL;
 	m->json_null_size = 0;
 	m->unchanged = NULL;

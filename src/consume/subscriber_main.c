@@ -44,6 +44,9 @@ typedef struct Subscriber
 	TimestampTz next_report;
 	bool		report_due;
 	uint64		skipped_truncates;
+	uint64		retry_requests; /* that were looked after */
+	bool		retry_due;		/* dead letters may wait to be retried */
+	TimestampTz retry_not_before;
 } Subscriber;
 
 static Subscriber *self;
@@ -276,6 +279,33 @@ apply_collected(Subscriber *s)
 	return true;
 }
 
+/* Retries dead letters, if somebody asked for it. */
+static void
+retry_letters(Subscriber *s)
+{
+	uint64		requests = pg_atomic_read_u64(&ks_my_worker->retry_requests);
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (requests != s->retry_requests || s->apply->letters_due)
+		s->retry_due = true;
+	s->retry_requests = requests;
+	s->apply->letters_due = false;
+	if (!s->retry_due || now < s->retry_not_before)
+		return;
+	s->apply->run.partitions = s->offsets->count;
+	switch (ks_apply_retry(s->apply))
+	{
+		case KS_RETRY_DONE:
+			s->retry_due = false;
+			break;
+		case KS_RETRY_MORE:
+			break;
+		case KS_RETRY_WAIT:
+			s->retry_not_before = TimestampTzPlusMilliseconds(now, RETRY_WAIT_MS);
+			break;
+	}
+}
+
 /* Milliseconds to wait for something to happen, now that there is nothing to do. */
 static long
 idle_ms(Subscriber *s)
@@ -290,6 +320,8 @@ idle_ms(Subscriber *s)
 		ms = Min(ms, TimestampDifferenceMilliseconds(now, TimestampTzPlusMilliseconds(s->batch_since, wait)) + 1);
 	if (s->report_due)
 		ms = Min(ms, TimestampDifferenceMilliseconds(now, s->next_report) + 1);
+	if (s->retry_due)
+		ms = Min(ms, TimestampDifferenceMilliseconds(now, s->retry_not_before) + 1);
 	return Max(ms, 1);
 }
 
@@ -325,6 +357,7 @@ pass(Subscriber *s)
 	}
 	else
 		more = false;
+	retry_letters(s);
 	if (c->stale)
 		c->next_assign = Min(c->next_assign, TimestampTzPlusMilliseconds(now, RETRY_WAIT_MS));
 	ks_consumer_commit_group(c);
@@ -379,6 +412,7 @@ subscription_body(void)
 	set_session(s->subscription);
 	ks_apply_setup_origin(s->subscription);
 	s->apply = create_apply(s->subscription, positions);
+	s->retry_due = true;		/* letters that were left when the worker ended */
 	s->max_rows = ks_apply_limit(s->apply, (int) s->subscription->options->int_value[KS_OPT_MAX_BATCH_ROWS]);
 
 	loop_context = AllocSetContextCreate(TopMemoryContext, "pg_kafka_sync subscriber loop", ALLOCSET_DEFAULT_SIZES);

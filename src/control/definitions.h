@@ -79,6 +79,12 @@ extern void ks_name_lock(const char *table, const char *name);
 /* End of the WAL that has been inserted so far, flushed before return. */
 extern XLogRecPtr ks_wal_end(void);
 
+/*
+ * Deletes a subscription's dead letters for one target, or (InvalidOid) all of them, with a NOTICE that says how many.
+ * In dead_letter_sql.c.
+ */
+extern void ks_drop_dead_letters(const KsSubscription *s, Oid target);
+
 /* Milliseconds of an interval argument (NULL = default_ms); ERROR when negative. */
 extern int64 ks_timeout_arg(FunctionCallInfo fcinfo, int arg, int64 default_ms);
 

@@ -92,6 +92,13 @@ static const KsOptionDef option_table[] = {
 	"Kafka consumer group that shows the offsets to Kafka's tools; default is the subscription's name."},
 	{KS_OPT_PARTITIONS, "partitions", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
 	"Partitions that this subscription reads, such as 0-2,5, or 3- for all from 3 on; default is all."},
+	{KS_OPT_MAX_DEAD_LETTERS, "max_dead_letters", KS_SUBSCRIPTION, KS_TYPE_INT, "1000", 0, 1000000, NULL,
+		"Dead letters that kafka.dead_letter may hold of this subscription, which stops before the next one; 0 is the most, "
+	"1000000."},
+	{KS_OPT_DLQ_TOPIC, "errors.deadletterqueue.topic.name", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
+	"Topic that messages are set aside to with on_error dead_letter, instead of kafka.dead_letter; it must exist."},
+	{KS_OPT_DLQ_HEADERS, "errors.deadletterqueue.context.headers.enable", KS_SUBSCRIPTION, KS_TYPE_BOOL, "true", 0, 0, NULL,
+	"Add headers __connect.errors.* that say what failed to messages in that topic."},
 	{KS_OPT_HYDRATE, "hydrate", KS_TARGET, KS_TYPE_BOOL, "true", 0, 0, NULL,
 		"A target that is added to a subscription that has moved is filled from where the subscription began; false: it begins "
 	"with the next message."},

@@ -43,6 +43,9 @@ typedef enum KsOptionId
 	KS_OPT_REPLICATION_ROLE,	/* "session_replication_role": origin | replica */
 	KS_OPT_GROUP_ID,			/* "group.id" string */
 	KS_OPT_PARTITIONS,			/* "partitions" string such as 0-2 */
+	KS_OPT_MAX_DEAD_LETTERS,	/* "max_dead_letters" int, 0 = as many as there may be */
+	KS_OPT_DLQ_TOPIC,			/* "errors.deadletterqueue.topic.name" string */
+	KS_OPT_DLQ_HEADERS,			/* "errors.deadletterqueue.context.headers.enable" bool */
 	/* targets */
 	KS_OPT_HYDRATE,				/* "hydrate" bool, default true: a target added later gets what was read before */
 	KS_OPT_WINDOW,				/* "window" name of the key column that holds a window's begin (merge) */

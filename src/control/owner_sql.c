@@ -69,7 +69,11 @@ ks_set_owner(PG_FUNCTION_ARGS)
 							  : "UPDATE kafka.subscription SET owner = $2::pg_catalog.regrole, version = version + 1 WHERE id = $1",
 							  2, types, values, NULL);
 	if (s)
+	{
+		(void) ks_catalog_execute("UPDATE kafka.dead_letter SET owner = $2::pg_catalog.regrole WHERE subscription_id = $1",
+								  2, types, values, NULL);
 		ks_target_views_set_owner(s, owner);
+	}
 	if (publisher)
 		CacheInvalidateRelcacheByRelid(ks_catalog_relid("publisher"));
 	PG_RETURN_VOID();

@@ -102,6 +102,29 @@ check_workers(int64 workers)
 				 errhint("Allowed is 1 to %d (pg_kafka_sync.max_workers).", ks_guc_max_workers)));
 }
 
+static const char *const on_errors[] = {"stop", "dead_letter", NULL};
+
+/* ERROR if the topic for dead letters is one that the subscription reads. */
+static void
+check_dead_letter_topic(const KsOptions *options, char **topics, int ntopics)
+{
+	const char *topic = options->text_value[KS_OPT_DLQ_TOPIC];
+
+	for (int i = 0; topic && i < ntopics; i++)
+	{
+		bool		read = topics[i][0] == '^'
+			? DatumGetBool(DirectFunctionCall2Coll(textregexeq, C_COLLATION_OID, CStringGetTextDatum(topic),
+												   CStringGetTextDatum(topics[i])))
+			: strcmp(topics[i], topic) == 0;
+
+		if (read)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid value for option \"%s\": the subscription reads topic \"%s\" itself",
+							"errors.deadletterqueue.topic.name", topic)));
+	}
+}
+
 /*
  * kafka.create_subscription(name, server, topics, target, format, mode, key, start, on_error, workers, options, enabled)
  */
@@ -109,7 +132,6 @@ Datum
 ks_create_subscription(PG_FUNCTION_ARGS)
 {
 	static const char *const formats[] = {"debezium", "json", NULL};
-	static const char *const on_errors[] = {"stop", NULL};
 	char	   *name = ks_name_arg(fcinfo, 0, "name");
 	char	   *server = ks_name_arg(fcinfo, 1, "server");
 	char	   *format = ks_text_arg(fcinfo, 4, "format");
@@ -146,6 +168,7 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 	parsed = ks_options_parse(KS_SUBSCRIPTION, format, options, GetUserId());
 	if (parsed->text_value[KS_OPT_PARTITIONS])
 		(void) ks_partition_selected(parsed->text_value[KS_OPT_PARTITIONS], 0);
+	check_dead_letter_topic(parsed, topics, ntopics);
 	ks_name_lock("subscription", name);
 	if (ks_subscription_by_name(name) != NULL)
 		ereport(ERROR,
@@ -261,16 +284,19 @@ forget_topics(int64 id, ArrayType *topics)
 Datum
 ks_alter_subscription(PG_FUNCTION_ARGS)
 {
-	static const char *const special[] = {"topics", "server", "workers", NULL};
-	Jsonb	   *special_values[3];
+	static const char *const special[] = {"topics", "server", "workers", "on_error", NULL};
+	Jsonb	   *special_values[4];
 	char	   *name = ks_name_arg(fcinfo, 0, "name");
 	KsSubscription *s;
 	KsOptions  *parsed;
 	Jsonb	   *merged;
-	Oid			types[5] = {INT8OID, JSONBOID, NAMEOID, TEXTARRAYOID, INT4OID};
-	Datum		values[5];
-	char		nulls[5] = {' ', ' ', ' ', 'n', ' '};
+	Oid			types[6] = {INT8OID, JSONBOID, NAMEOID, TEXTARRAYOID, INT4OID, TEXTOID};
+	Datum		values[6];
+	char		nulls[6] = {' ', ' ', ' ', 'n', ' ', ' '};
 	NameData	server;
+	char	  **topics;
+	int			ntopics;
+	char	   *on_error;
 
 	ks_shmem_require();
 	s = ks_own_subscription(name);
@@ -283,17 +309,25 @@ ks_alter_subscription(PG_FUNCTION_ARGS)
 	if (parsed->text_value[KS_OPT_PARTITIONS])
 		(void) ks_partition_selected(parsed->text_value[KS_OPT_PARTITIONS], 0);
 	server = s->server;
+	topics = s->topics;
+	ntopics = s->ntopics;
+	on_error = s->on_error;
 	if (special_values[0])
 	{
-		ArrayType  *topics = special_texts(special_values[0], "topics");
-		int			ntopics;
-		char	  **list = ks_text_list(topics, "topics", &ntopics);
+		ArrayType  *array = special_texts(special_values[0], "topics");
 
-		check_topics(list, ntopics);
-		forget_topics(s->id, topics);
-		values[3] = PointerGetDatum(topics);
+		topics = ks_text_list(array, "topics", &ntopics);
+		check_topics(topics, ntopics);
+		forget_topics(s->id, array);
+		values[3] = PointerGetDatum(array);
 		nulls[3] = ' ';
 	}
+	if (special_values[3])
+	{
+		on_error = ks_special_name(special_values[3], "on_error");
+		ks_check_word("on_error", on_error, on_errors);
+	}
+	check_dead_letter_topic(parsed, topics, ntopics);
 	if (special_values[1])
 	{
 		namestrcpy(&server, ks_special_name(special_values[1], "server"));
@@ -303,8 +337,9 @@ ks_alter_subscription(PG_FUNCTION_ARGS)
 	values[1] = JsonbPGetDatum(merged);
 	values[2] = NameGetDatum(&server);
 	values[4] = Int32GetDatum(special_values[2] ? special_workers(special_values[2]) : s->workers);
+	values[5] = CStringGetTextDatum(on_error);
 	(void) ks_catalog_execute("UPDATE kafka.subscription SET options = $2, server = $3, topics = coalesce($4, topics), "
-							  "workers = $5, version = version + 1 WHERE id = $1", 5, types, values, nulls);
+							  "workers = $5, on_error = $6, version = version + 1 WHERE id = $1", 6, types, values, nulls);
 	PG_RETURN_VOID();
 }
 
@@ -327,6 +362,7 @@ ks_drop_subscription(PG_FUNCTION_ARGS)
 	s = ks_own_subscription(name);
 	ks_subscription_lock(s->id, true);
 	s = ks_own_subscription(name);
+	ks_drop_dead_letters(s, InvalidOid);
 	values[0] = Int64GetDatum(s->id);
 	(void) ks_catalog_execute("DELETE FROM kafka.subscription WHERE id = $1", 1, types, values, NULL);
 	foreach(lc, s->targets)

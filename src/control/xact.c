@@ -28,6 +28,9 @@ typedef struct Restart
 
 static List *restarts = NIL;
 
+/* Ids of subscriptions with dead letters to be retried; in TopTransactionContext. */
+static List *retries = NIL;
+
 /* Ends the workers that are to begin anew; the launcher starts them again. */
 static void
 end_workers(void)
@@ -47,6 +50,27 @@ end_workers(void)
 				kill(w->pid, SIGTERM);
 		}
 	}
+	LWLockRelease(ks_shared->lock);
+}
+
+/* Tells workers of dead letters to be retried. */
+static void
+wake_for_retries(void)
+{
+	ListCell   *lc;
+
+	LWLockAcquire(ks_shared->lock, LW_SHARED);
+	foreach(lc, retries)
+		for (int i = 0; i < ks_shared->nworkers; i++)
+		{
+			KsWorker   *w = &ks_workers[i];
+
+			if (w->kind != KS_WORKER_SUBSCRIPTION || w->database != MyDatabaseId || w->object_id != *(int64 *) lfirst(lc))
+				continue;
+			pg_atomic_fetch_add_u64(&w->retry_requests, 1);
+			if (w->latch)
+				SetLatch(w->latch);
+		}
 	LWLockRelease(ks_shared->lock);
 }
 
@@ -83,13 +107,16 @@ xact_callback(XactEvent event, void *arg)
 			if (restarts != NIL)
 				end_workers();
 			restarts = NIL;
+			if (retries != NIL)
+				wake_for_retries();
+			retries = NIL;
 			if (rescan_wanted || rescan_all_wanted)
 				ks_rescan_now(rescan_all_wanted ? InvalidOid : MyDatabaseId);
 			rescan_wanted = rescan_all_wanted = false;
 			break;
 		case XACT_EVENT_PRE_PREPARE:
 			/* whoever commits it later would not know that there is something to tell the launcher */
-			if (rescan_wanted)
+			if (rescan_wanted || retries != NIL)
 				ereport(ERROR,
 						(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						 errmsg("cannot PREPARE a transaction that has changed publishers or subscriptions")));
@@ -100,6 +127,7 @@ xact_callback(XactEvent event, void *arg)
 				ks_databases_unblock();
 			rescan_wanted = rescan_all_wanted = false;
 			restarts = NIL;
+			retries = NIL;
 			break;
 		default:
 			break;
@@ -144,6 +172,18 @@ ks_restart_at_commit(KsWorkerKind kind, int64 object_id)
 	r->kind = kind;
 	r->object_id = object_id;
 	restarts = lappend(restarts, r);
+	MemoryContextSwitchTo(old);
+}
+
+/* Has a subscription's worker look, when the current transaction commits, for dead letters to be retried. */
+void
+ks_retry_at_commit(int64 subscription_id)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+	int64	   *id = palloc(sizeof(int64));
+
+	*id = subscription_id;
+	retries = lappend(retries, id);
 	MemoryContextSwitchTo(old);
 }
 

@@ -13,4 +13,7 @@ extern void ks_rescan_all_at_commit(void);
 /* Ends the worker of an object when the current transaction commits; the launcher starts it anew. */
 extern void ks_restart_at_commit(KsWorkerKind kind, int64 object_id);
 
+/* Has a subscription's worker look, when the current transaction commits, for dead letters to be retried. */
+extern void ks_retry_at_commit(int64 subscription_id);
+
 #endif							/* KS_XACT_H */

@@ -37,6 +37,8 @@ typedef struct KsMessage
 	const char *value;			/* NULL = tombstone */
 	size_t		value_size;
 	void	   *native;			/* the consumer's own handle of the message */
+	const void *record;			/* the message as librdkafka has it, NULL if it does not come from there */
+	const void *headers;		/* headers as jsonb, of a message that has no record; see event/message.h */
 	const char *json_null;		/* value of header pg_kafka_sync.json_null, NULL if none: a JSON array of column names */
 	size_t		json_null_size;
 	const char *unchanged;		/* value of header pg_kafka_sync.unchanged, NULL if none: a JSON array of column names */

@@ -10,6 +10,8 @@
 #include "compat/pg_compat.h"
 #include "funcapi.h"
 #include "kafka/admin.h"
+#include "kafka/headers.h"
+#include "kafka/produce_now.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -228,116 +230,12 @@ wait_delivery(SessionProducer *producer, const char *topic, int partition, int32
 	}
 }
 
-/* Adds a header. ERROR if its value is none. */
+/* Hands the message to librdkafka, which copies it and owns the headers then. ERROR if it is refused at once. */
 static void
-add_header(rd_kafka_headers_t *headers, const char *name, const JsonbValue *value)
+send_message(SessionProducer *producer, const char *topic, Part key, Part value, rd_kafka_headers_t *headers,
+			 int partition, int64 timestamp_ms)
 {
-	if (value->type == jbvNull)
-		rd_kafka_header_add(headers, name, -1, NULL, 0);
-	else if (value->type == jbvString)
-	{
-		char	   *text = pnstrdup(value->val.string.val, value->val.string.len);
-
-		text = pg_server_to_any(text, strlen(text), PG_UTF8);
-		rd_kafka_header_add(headers, name, -1, text, strlen(text));
-	}
-	else
-	{
-		JsonbValue	base64;
-
-		if (value->type != jbvBinary || !JsonContainerIsObject(value->val.binary.data) ||
-			JsonContainerSize(value->val.binary.data) != 1 ||
-			getKeyJsonValueFromContainer(value->val.binary.data, "base64", 6, &base64) == NULL ||
-			base64.type != jbvString)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("invalid value of header \"%s\"", name),
-					 errdetail("It must be a string, null, or {\"base64\": \"...\"}.")));
-		else
-		{
-			text	   *encoded = cstring_to_text_with_len(base64.val.string.val, base64.val.string.len);
-			bytea	   *bytes = DatumGetByteaPP(DirectFunctionCall2(binary_decode, PointerGetDatum(encoded),
-																	CStringGetTextDatum("base64")));
-
-			rd_kafka_header_add(headers, name, -1, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
-		}
-	}
-}
-
-/* ERROR: this jsonb describes no headers. */
-pg_noreturn static void headers_error(void);
-
-static void
-headers_error(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid value for argument \"%s\"", "headers"),
-			 errdetail("It must be an array of [name, value], or an object; a value is a string, null, or {\"base64\": \"...\"}.")));
-}
-
-/* Returns a header's name as a string in UTF-8. */
-static char *
-header_name(const JsonbValue *value)
-{
-	char	   *name;
-
-	if (value == NULL || value->type != jbvString)
-		headers_error();
-	name = pnstrdup(value->val.string.val, value->val.string.len);
-	return pg_server_to_any(name, strlen(name), PG_UTF8);
-}
-
-/* Adds the headers of a jsonb: an array of [name, value], or an object. */
-static void
-add_headers(rd_kafka_headers_t *headers, Jsonb *jsonb)
-{
-	JsonbIterator *iterator;
-	JsonbIteratorToken token;
-	JsonbValue	value;
-	char	   *name = NULL;
-
-	if (!JB_ROOT_IS_OBJECT(jsonb) && (!JB_ROOT_IS_ARRAY(jsonb) || JB_ROOT_IS_SCALAR(jsonb)))
-		headers_error();
-	iterator = JsonbIteratorInit(&jsonb->root);
-	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
-	{
-		if (token == WJB_KEY)
-			name = header_name(&value);
-		else if (token == WJB_VALUE)
-			add_header(headers, name, &value);
-		else if (token == WJB_ELEM)
-		{
-			JsonbValue *item;
-
-			if (value.type != jbvBinary || !JsonContainerIsArray(value.val.binary.data) ||
-				JsonContainerSize(value.val.binary.data) != 2)
-				headers_error();
-			name = header_name(getIthJsonbValueFromContainer(value.val.binary.data, 0));
-			item = getIthJsonbValueFromContainer(value.val.binary.data, 1);
-			add_header(headers, name, item);
-		}
-	}
-}
-
-/* Hands the message to librdkafka, which copies it. ERROR if it is refused at once. */
-static void
-send_message(SessionProducer *producer, const char *topic, Part key, Part value, Jsonb *jsonb, int partition)
-{
-	rd_kafka_headers_t *headers = rd_kafka_headers_new(8);
 	rd_kafka_resp_err_t err;
-
-	PG_TRY();
-	{
-		if (jsonb)
-			add_headers(headers, jsonb);
-	}
-	PG_CATCH();
-	{
-		rd_kafka_headers_destroy(headers);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
 
 	err = rd_kafka_producev(producer->client->rk,
 							RD_KAFKA_V_TOPIC(topic),
@@ -345,6 +243,7 @@ send_message(SessionProducer *producer, const char *topic, Part key, Part value,
 							RD_KAFKA_V_KEY((void *) key.data, key.size),
 							RD_KAFKA_V_VALUE((void *) value.data, value.size),
 							RD_KAFKA_V_HEADERS(headers),
+							RD_KAFKA_V_TIMESTAMP(Max(timestamp_ms, 0)),
 							RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
 							RD_KAFKA_V_END);
 	if (err)
@@ -395,11 +294,53 @@ partition_arg(FunctionCallInfo fcinfo, int i)
 	return PG_GETARG_INT32(i);
 }
 
+/* Opens the producer, sends, and waits for the acknowledgement.  The headers are taken over. */
+static void
+produce(const KsServer *server, Oid userid, const char *topic, Part key, Part value, rd_kafka_headers_t *headers,
+		int partition, int64 timestamp_ms, int32 *partition_sent, int64 *offset)
+{
+	SessionProducer *producer;
+	rd_kafka_headers_t *volatile mine = headers;
+
+	PG_TRY();
+	{
+		producer = open_producer(server, userid);
+		check_topic(producer, topic, partition);
+		mine = NULL;
+		send_message(producer, topic, key, value, headers, partition, timestamp_ms);
+		wait_delivery(producer, topic, partition, partition_sent, offset);
+	}
+	PG_CATCH();
+	{
+		if (mine)
+			rd_kafka_headers_destroy(mine);
+		/* Nobody may take a late report for that of the next message, or an old error for a new one. */
+		if (session_producer && (session_producer->client == NULL || session_producer->busy ||
+								 session_producer->client->last_err != RD_KAFKA_RESP_ERR_NO_ERROR))
+			forget_producer();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+/* See produce_now.h. */
+void
+ks_produce_now(const KsServer *server, Oid userid, const char *topic, const char *key, Size key_size,
+			   const char *value, Size value_size, rd_kafka_headers_t *headers, int64 timestamp_ms)
+{
+	Part		key_part = {key, key_size};
+	Part		value_part = {value, value_size};
+	int32		partition_sent;
+	int64		offset;
+
+	produce(server, userid, topic, key_part, value_part, headers ? headers : rd_kafka_headers_new(0),
+			RD_KAFKA_PARTITION_UA, timestamp_ms, &partition_sent, &offset);
+}
+
 /* Both overloads: sends, waits, returns (partition, offset). */
 static Datum
 produce_now(FunctionCallInfo fcinfo, bool is_text)
 {
-	SessionProducer *producer;
 	KsServer   *server;
 	char	   *topic;
 	Part		value;
@@ -421,23 +362,8 @@ produce_now(FunctionCallInfo fcinfo, bool is_text)
 	value = part_arg(fcinfo, 2, is_text);
 	key = part_arg(fcinfo, 3, is_text);
 	server = ks_server_open(NameStr(*PG_GETARG_NAME(0)), GetUserId());
-
-	PG_TRY();
-	{
-		producer = open_producer(server, GetUserId());
-		check_topic(producer, topic, partition);
-		send_message(producer, topic, key, value, PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4), partition);
-		wait_delivery(producer, topic, partition, &partition_sent, &offset);
-	}
-	PG_CATCH();
-	{
-		/* Nobody may take a late report for that of the next message, or an old error for a new one. */
-		if (session_producer && (session_producer->client == NULL || session_producer->busy ||
-								 session_producer->client->last_err != RD_KAFKA_RESP_ERR_NO_ERROR))
-			forget_producer();
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
+	produce(server, GetUserId(), topic, key, value, ks_headers_make(PG_ARGISNULL(4) ? NULL : PG_GETARG_JSONB_P(4)),
+			partition, -1, &partition_sent, &offset);
 
 	values[0] = Int32GetDatum(partition_sent);
 	values[1] = Int64GetDatum(offset);

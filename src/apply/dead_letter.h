@@ -1,0 +1,45 @@
+/*
+ * dead_letter.h: messages that cannot be applied, set aside in kafka.dead_letter in the transaction of their offset; and
+ * which of those are overtaken by newer messages of their key.
+ */
+#ifndef KS_DEAD_LETTER_H
+#define KS_DEAD_LETTER_H
+
+#include "postgres.h"
+
+#include "control/catalog.h"
+#include "event/parser.h"
+
+/* Most letters that a subscription can have, whatever its options say: their keys are held in memory. */
+#define KS_DEAD_LETTERS_MAX 1000000
+
+/*
+ * Reads what must be known of the letters of this process's subscription; call it inside a transaction, at the begin.
+ */
+extern void ks_dead_letters_load(const KsSubscription *subscription);
+
+/*
+ * Sets a message aside in the current transaction, which also moves past it: for one target, or (InvalidOid) for all.
+ * stage: parse | convert | query | apply | late.  op: KsParsed.op, 0 if it is not known.  A message that is there already
+ * only gets another attempt.  retry: ks_apply_retry() is to try it again.  ERROR (which concerns no message): option
+ * "max_dead_letters" is reached.  May be called as any role.
+ */
+extern void ks_dead_letter_add(const KsSubscription *subscription, const KsMessage *message, char op, Oid target,
+							   const char *stage, int sqlstate, const char *error, const char *detail, bool retry);
+
+/*
+ * Notes that the current transaction applies a message to targets that hold the latest state of a key.  Cheap where the
+ * subscription has no letters.
+ */
+extern void ks_dead_letters_overtake(const KsMessage *message, const KsParsed *parsed);
+/* Marks the letters that were overtaken, in the current transaction; before any row is written. */
+extern void ks_dead_letters_mark(const KsSubscription *subscription);
+/* The transaction committed or was rolled back. */
+extern void ks_dead_letters_finish(bool committed);
+
+/* "text" cut to a size that a row or header may have, and valid in the database's encoding. */
+extern char *ks_dead_letter_text(const char *text);
+/* Does a target hold the latest state of a key, so that an older message must not be applied after a newer one? */
+extern bool ks_target_holds_state(const KsTarget *target);
+
+#endif							/* KS_DEAD_LETTER_H */

@@ -1,0 +1,290 @@
+/*
+ * retry.c: dead letters that somebody wants to be applied after all.
+ *
+ * They go the way that every message goes: same origin, same rights, same writers.  Each has a transaction of its own, in
+ * which its row is locked: so it is applied and deleted, or neither, and nobody changes it meanwhile.  A letter that a
+ * newer message of its key has overtaken is not applied to targets that hold the latest state of a key.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "apply/apply_internal.h"
+#include "apply/dead_letter.h"
+#include "catalog/pg_type.h"
+#include "control/definitions.h"
+#include "control/worker.h"
+#include "event/event.h"
+#include "executor/spi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#define AT_A_TIME 200
+
+/* Reads ids of letters that wait to be retried into ids; returns their number. */
+static int
+read_ids(KsApply *a, int64 *ids)
+{
+	Oid			types[2] = {INT8OID, INT8OID};
+	Datum		values[2] = {Int64GetDatum(a->subscription->id), Int64GetDatum(AT_A_TIME)};
+	int			n;
+	bool		isnull;
+
+	ks_apply_begin();
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute_with_args("SELECT id FROM kafka.dead_letter WHERE subscription_id = $1 AND retry ORDER BY id LIMIT $2",
+							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kafka.dead_letter");
+	n = (int) SPI_processed;
+	for (int i = 0; i < n; i++)
+		ids[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+	SPI_finish();
+	ks_apply_commit();
+	return n;
+}
+
+/* Text of a header that parsers need, and its size; NULL if the letter has none of that name. */
+static const char *
+find_header(Jsonb *headers, const char *name, size_t *size)
+{
+	const char *found = NULL;
+
+	for (uint32 i = 0; headers && JB_ROOT_IS_ARRAY(headers) && i < JB_ROOT_COUNT(headers); i++)
+	{
+		JsonbValue *pair = getIthJsonbValueFromContainer(&headers->root, i);
+		JsonbValue *key;
+		JsonbValue *value;
+
+		if (pair->type != jbvBinary || !JsonContainerIsArray(pair->val.binary.data) ||
+			JsonContainerSize(pair->val.binary.data) != 2)
+			continue;
+		key = getIthJsonbValueFromContainer(pair->val.binary.data, 0);
+		value = getIthJsonbValueFromContainer(pair->val.binary.data, 1);
+		if (key->type != jbvString || value->type != jbvString || key->val.string.len != strlen(name) ||
+			memcmp(key->val.string.val, name, strlen(name)) != 0)
+			continue;
+		found = pnstrdup(value->val.string.val, value->val.string.len);
+		found = pg_server_to_any(found, strlen(found), PG_UTF8);
+		*size = strlen(found);
+	}
+	return found;
+}
+
+/* Bytes of a column, NULL if null. */
+static const char *
+read_bytes(HeapTuple tuple, TupleDesc desc, int number, size_t *size)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(tuple, desc, number, &isnull);
+	bytea	   *bytes;
+
+	*size = 0;
+	if (isnull)
+		return NULL;
+	bytes = DatumGetByteaP(value);
+	*size = VARSIZE(bytes) - VARHDRSZ;
+	return VARDATA(bytes);
+}
+
+/*
+ * Locks a letter and makes a message of it, in the current transaction's memory.  False: it is gone, or is not to be
+ * retried any more.
+ */
+static bool
+lock_letter(KsApply *a, int64 id, KsMessage *m, Oid *target, bool *superseded)
+{
+	Oid			types[2] = {INT8OID, INT8OID};
+	Datum		values[2] = {Int64GetDatum(a->subscription->id), Int64GetDatum(id)};
+	MemoryContext transaction = CurrentMemoryContext;
+	MemoryContext spi;
+	HeapTuple	tuple;
+	TupleDesc	desc;
+	Datum		value;
+	bool		isnull;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute_with_args("SELECT topic, partition, \"offset\", "
+							  "(extract(epoch FROM timestamp) * 1000)::pg_catalog.int8, key, value, headers, target::pg_catalog.oid, "
+							  "superseded FROM kafka.dead_letter WHERE subscription_id = $1 AND id = $2 AND retry FOR UPDATE",
+							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kafka.dead_letter");
+	if (SPI_processed == 0)
+	{
+		SPI_finish();
+		return false;
+	}
+	spi = MemoryContextSwitchTo(transaction);
+	desc = CreateTupleDescCopy(SPI_tuptable->tupdesc);
+	tuple = heap_copytuple(SPI_tuptable->vals[0]);
+	memset(m, 0, sizeof(KsMessage));
+	m->topic = TextDatumGetCString(SPI_getbinval(tuple, desc, 1, &isnull));
+	m->partition = DatumGetInt32(SPI_getbinval(tuple, desc, 2, &isnull));
+	m->offset = DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull));
+	value = SPI_getbinval(tuple, desc, 4, &isnull);
+	m->timestamp_ms = isnull ? -1 : DatumGetInt64(value);
+	m->key = read_bytes(tuple, desc, 5, &m->key_size);
+	m->value = read_bytes(tuple, desc, 6, &m->value_size);
+	value = SPI_getbinval(tuple, desc, 7, &isnull);
+	if (!isnull)
+	{
+		Jsonb	   *headers = DatumGetJsonbP(value);
+
+		m->headers = headers;
+		if (m->value)
+		{
+			m->json_null = find_header(headers, KS_HEADER_JSON_NULL, &m->json_null_size);
+			m->unchanged = find_header(headers, KS_HEADER_UNCHANGED, &m->unchanged_size);
+		}
+	}
+	value = SPI_getbinval(tuple, desc, 8, &isnull);
+	*target = isnull ? InvalidOid : DatumGetObjectId(value);
+	*superseded = DatumGetBool(SPI_getbinval(tuple, desc, 9, &isnull));
+	MemoryContextSwitchTo(spi);
+	SPI_finish();
+	return true;
+}
+
+/* Has the writers that the letter is for write it; ERROR if its target is none of the subscription's any more. */
+static void
+choose_writers(KsApply *a, Oid target, bool superseded)
+{
+	bool		found = false;
+
+	a->nactive = 0;
+	for (int i = 0; i < a->nwriters; i++)
+	{
+		const KsTarget *t = a->writers[i]->table->target;
+
+		if (OidIsValid(target) && t->relid != target)
+			continue;
+		found = true;
+		if (!superseded || !ks_target_holds_state(t))
+			a->active[a->nactive++] = a->writers[i];
+	}
+	if (!found)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the subscription does not write to the letter's target any more")));
+}
+
+/* Runs a statement about one letter. */
+static void
+change_letter(int64 id, const char *sql)
+{
+	Oid			types[1] = {INT8OID};
+	Datum		values[1] = {Int64GetDatum(id)};
+
+	(void) ks_catalog_execute(sql, 1, types, values, NULL);
+}
+
+/* One attempt; returns the error, in a->context, everything rolled back, or NULL. */
+static ErrorData *
+attempt_letter(KsApply *a, int64 id)
+{
+	ErrorData  *volatile error = NULL;
+	MemoryContext old = CurrentMemoryContext;
+
+	a->opening = false;
+	a->skipping = 0;
+	a->run.current = -1;
+	a->run.stage = "parse";
+	a->run.retrying = true;
+	PG_TRY();
+	{
+		KsMessage	message;
+		Oid			target;
+		bool		superseded;
+
+		ks_apply_begin();
+		ks_subscription_lock(a->subscription->id, false);
+		if (lock_letter(a, id, &message, &target, &superseded))
+		{
+			choose_writers(a, target, superseded);
+			if (a->nactive > 0)
+			{
+				ks_apply_write(a, &message, 1);
+				change_letter(id, "DELETE FROM kafka.dead_letter WHERE id = $1");
+			}
+			else
+				change_letter(id, "UPDATE kafka.dead_letter SET retry = false WHERE id = $1");
+		}
+		ks_apply_commit();
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(a->context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		ks_apply_abandon(a);
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(old);
+	a->run.retrying = false;
+	ks_dead_letters_finish(error == NULL);
+	if (error == NULL)
+		a->skipped_truncates += a->skipping;
+	return error;
+}
+
+/* Notes the error of an attempt in the letter. */
+static void
+note_failure(KsApply *a, int64 id, const ErrorData *e)
+{
+	MemoryContext old = CurrentMemoryContext;
+	Oid			types[5] = {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
+	Datum		values[5];
+
+	ks_apply_begin();
+	values[0] = Int64GetDatum(id);
+	values[1] = CStringGetTextDatum(a->run.stage);
+	values[2] = CStringGetTextDatum(unpack_sql_state(e->sqlerrcode));
+	values[3] = CStringGetTextDatum(ks_dead_letter_text(ks_error_cause(a, e)));
+	values[4] = e->detail ? CStringGetTextDatum(ks_dead_letter_text(e->detail)) : (Datum) 0;
+	nulls[4] = e->detail ? ' ' : 'n';
+	(void) ks_catalog_execute("UPDATE kafka.dead_letter SET retry = false, attempts = attempts + 1, "
+							  "last_attempt_at = pg_catalog.clock_timestamp(), stage = $2, sqlstate = $3, error = $4, "
+							  "detail = $5 WHERE id = $1", 5, types, values, nulls);
+	ks_apply_commit();
+	MemoryContextSwitchTo(old);
+}
+
+/* See apply.h. */
+KsRetryResult
+ks_apply_retry(KsApply *a)
+{
+	MemoryContext old = CurrentMemoryContext;
+	int64		ids[AT_A_TIME];
+	int			n = read_ids(a, ids);
+
+	MemoryContextSwitchTo(old);
+	for (int i = 0; i < n; i++)
+	{
+		ErrorData  *error;
+
+		MemoryContextReset(a->context);
+		error = attempt_letter(a, ids[i]);
+		if (error && ks_is_transient(error) && ++a->letter_retries <= KS_MAX_RETRIES)
+			return KS_RETRY_WAIT;
+		a->letter_retries = 0;
+		if (error && (a->opening || ks_is_general(error)))
+			ks_rethrow(error);
+		if (error)
+			note_failure(a, ids[i], error);
+		CHECK_FOR_INTERRUPTS();
+	}
+	if (n > 0)
+		pgstat_report_stat(false);
+	return n == AT_A_TIME ? KS_RETRY_MORE : KS_RETRY_DONE;
+}

@@ -1,0 +1,50 @@
+/*
+ * message.c: what a message has beyond key and value, as librdkafka keeps it until the message is released.
+ */
+#include "postgres.h"
+
+#include <librdkafka/rdkafka.h>
+
+#include "event/message.h"
+#include "kafka/headers.h"
+#include "kafka/produce_now.h"
+
+/* Headers as librdkafka holds them, NULL if there are none.  They belong to the message. */
+static rd_kafka_headers_t *
+native_headers(const KsMessage *message)
+{
+	const rd_kafka_message_t *record = message->record;
+	rd_kafka_headers_t *headers;
+
+	if (record == NULL || rd_kafka_message_headers(record, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR)
+		return NULL;
+	return headers;
+}
+
+/* See event/message.h. */
+Jsonb *
+ks_message_headers(const KsMessage *message)
+{
+	rd_kafka_headers_t *headers = native_headers(message);
+
+	if (message->headers)
+		return (Jsonb *) message->headers;
+	return headers ? ks_headers_read(headers) : NULL;
+}
+
+/* See event/message.h. */
+void
+ks_message_send(const KsServer *server, Oid userid, const char *topic, const KsMessage *message,
+				const KsHeader *headers, int nheaders)
+{
+	rd_kafka_headers_t *own = native_headers(message);
+	rd_kafka_headers_t *all = own ? rd_kafka_headers_copy(own) : rd_kafka_headers_new(nheaders);
+	const void *value;
+	size_t		size;
+
+	for (int i = 0; i < nheaders; i++)
+		if (rd_kafka_header_get_last(all, headers[i].name, &value, &size) != RD_KAFKA_RESP_ERR_NO_ERROR)
+			rd_kafka_header_add(all, headers[i].name, -1, headers[i].value, headers[i].size);
+	ks_produce_now(server, userid, topic, message->key, message->key_size, message->value, message->value_size,
+				   all, message->timestamp_ms);
+}
