@@ -12,7 +12,7 @@ INSTALL_SQL_PARTS = $(sort $(wildcard $(srcdir)/sql/install/*.sql))
 DATA = $(sort $(INSTALL_SQL) $(wildcard $(srcdir)/sql/pg_kafka_sync--*.sql))
 
 SOURCES = $(patsubst $(srcdir)/%,%,$(sort $(wildcard $(srcdir)/src/*.c $(srcdir)/src/*/*.c)))
-HEADERS = $(sort $(wildcard $(srcdir)/src/*.h $(srcdir)/src/*/*.h))
+KS_HEADERS = $(sort $(wildcard $(srcdir)/src/*.h $(srcdir)/src/*/*.h))
 OBJS = $(SOURCES:.c=.o)
 
 PG_CPPFLAGS = -I$(srcdir)/src
@@ -51,7 +51,7 @@ endif
 
 # Every object depends on every header, and on the compiler, its flags and the PostgreSQL it was built for: small
 # enough a tree to be safe rather than clever.
-$(OBJS): $(HEADERS) .build-flags
+$(OBJS): $(KS_HEADERS) .build-flags
 build_flags := $(strip $(shell $(CC) --version 2>/dev/null | head -n 1) $(VERSION) $(includedir_server) \
 	$(CPPFLAGS) $(filter-out -Werror,$(CFLAGS)) $(CFLAGS_SL))
 ifneq ($(build_flags),$(file <.build-flags))
