@@ -217,6 +217,36 @@ ask_topics(KsConsumer *c)
 	return ask;
 }
 
+/*
+ * Has the reading handle learn who leads the partitions that it is about to get.  It would find out by itself, but looks
+ * for leaders only once a second.  What it is answered does not matter.
+ */
+static void
+learn_leaders(KsConsumer *c)
+{
+	KsOffsets  *offsets = c->offsets;
+	TopicAsk   *ask = allocate(sizeof(TopicAsk));
+
+	ask->topics = allocate(sizeof(TopicAnswer) * (offsets->count + 1));
+	for (int i = 0; i < offsets->count; i++)
+	{
+		KsOffset   *o = offsets->items[i];
+		bool		listed = !o->exists || o->assigned;
+
+		for (int j = 0; j < ask->count && !listed; j++)
+			listed = strcmp(ask->topics[j].name, o->topic) == 0;
+		if (listed)
+			continue;
+		ask->topics[ask->count].name = strdup(o->topic);
+		if (ask->topics[ask->count].name == NULL)
+			ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+		ask->count++;
+	}
+	if (ask->count > 0)
+		ks_client_call(c->client, topic_ask_run, topic_ask_free, ask, "KafkaMetadata");
+	topic_ask_free(ask);
+}
+
 /* Asks for the ends of the partitions of offsets that are marked "exists" and not verified. False: no answer. */
 static bool
 ask_ends(KsConsumer *c)
@@ -463,8 +493,12 @@ ks_consumer_assign(KsConsumer *c)
 	topic_ask_free(ask);
 	if (!answered)
 		return false;
-	if (changed && !verify(c))
-		return false;
+	if (changed)
+	{
+		learn_leaders(c);
+		if (!verify(c))
+			return false;
+	}
 	if (c->missing[0] == '\0')
 		c->next_assign = TimestampTzPlusMilliseconds(now, DISCOVER_EVERY_MS);
 	c->connected = true;

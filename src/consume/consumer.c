@@ -169,6 +169,8 @@ handle_error(KsConsumer *c, rd_kafka_event_t *event)
 			c->connected = true;
 			if (o && o->assigned && position >= o->read)
 			{
+				if (o->stable < 0)
+					c->first_end = true;
 				o->read = position;
 				o->stable = position;
 				o->high = Max(o->high, position);

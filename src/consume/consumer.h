@@ -39,6 +39,7 @@ typedef struct KsConsumer
 	KsOffset  **owners;
 	rd_kafka_event_t *event;	/* being handled */
 	bool		fresh_ends;		/* log ends were refreshed since the flag was cleared */
+	bool		first_end;		/* likewise, an end was found that was not known before */
 } KsConsumer;
 
 /* Makes the client handles. ERROR as ks_client_create. */

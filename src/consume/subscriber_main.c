@@ -147,6 +147,9 @@ report(Subscriber *s)
 		pg_atomic_write_u64(&ks_my_worker->fetched_at, (uint64) now);
 		s->report_due = true;
 	}
+	if (s->consumer->first_end)
+		s->report_due = true;
+	s->consumer->first_end = false;
 	if (!s->report_due || now < s->next_report)
 		return;
 	s->report_due = false;

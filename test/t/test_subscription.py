@@ -428,6 +428,25 @@ def test_triggers_fire_as_the_owner(db, kafka, topic):
         db.q(f'DROP OWNED BY "{role}" CASCADE; DROP ROLE "{role}"')
 
 
+@pytest.mark.parametrize("pattern", [False, True])
+def test_first_row_comes_soon(make_db, kafka, pattern):
+    """A new worker reads as soon as it is there; librdkafka by itself looks for the leaders of partitions once a second."""
+    took = []
+    for _ in range(5):
+        db = make_db()
+        db.create_server(kafka)
+        table(db)
+        topic = kafka.create_topic(partitions=2)
+        kafka.produce_many(topic, [({"id": 1}, {"id": 1, "v": "x"})])
+        db.q("SELECT kafka.create_subscription('s', 'kafka', %s, 't', 'json')", ["^" + topic.replace(".", "\\.") if pattern else topic])
+        began = time.monotonic()
+        wait_until(lambda: db.q("SELECT 1 FROM t"), interval=0.01)
+        took.append(time.monotonic() - began)
+        # and the end of the partition without messages is known as soon as it is met
+        db.wait("SELECT lag = 0 FROM kafka.subscription_status")
+    assert sorted(took)[2] < 0.8, took
+
+
 def test_two_create_the_same(db, kafka, topic):
     """The second waits for the first, and is told so plainly, or makes it when the first one's is taken back."""
     table(db)
