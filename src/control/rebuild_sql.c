@@ -74,7 +74,7 @@ is_compacted(const KsSubscription *s, const char *topic)
 
 /* See rebuild_sql.h. */
 void
-ks_rebuild_check(const KsSubscription *s, Oid target)
+ks_rebuild_check(const KsSubscription *s, Oid target, const char *hint)
 {
 	KsOptions  *options = ks_subscription_options(s);
 	List	   *positions = ks_resolve_start(ks_server_open(NameStr(s->server), s->owner), s->topics, s->ntopics,
@@ -108,13 +108,13 @@ ks_rebuild_check(const KsSubscription *s, Oid target)
 							p->partition, p->topic, p->low),
 					 errdetail("The subscription began at offset " INT64_FORMAT "; rows that came from the messages in "
 							   "between would vanish.", start),
-					 errhint("Pass force => true to read what is left.")));
+					 errhint("%s", hint)));
 		if (folding && strcmp(checked, p->topic) != 0 && is_compacted(s, p->topic))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("topic \"%s\" is compacted: a target of mode %s cannot be read again from it", p->topic, folding),
 					 errdetail("All but the last message of each key may be gone."),
-					 errhint("Pass force => true to read what is left.")));
+					 errhint("%s", hint)));
 		checked = p->topic;
 	}
 }
@@ -214,7 +214,7 @@ ks_rebuild_subscription(PG_FUNCTION_ARGS)
 				 errmsg("subscription \"%s\" has no target", name)));
 	/* Kafka first, so that the worker is not held up by a slow broker */
 	if (!force)
-		ks_rebuild_check(s, target);
+		ks_rebuild_check(s, target, "Pass force => true to read what is left.");
 	ks_subscription_lock(s->id, true);
 	s = ks_own_subscription(name);
 	foreach(lc, s->targets)

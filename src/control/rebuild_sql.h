@@ -10,9 +10,10 @@
 
 /*
  * ERROR if reading a subscription again from the beginning would not give what it should: a partition has lost its
- * beginning, or a target (InvalidOid: any of them) appends or merges from a compacted topic.  Asks Kafka; takes no locks.
+ * beginning, or a target (InvalidOid: any of them) appends or merges from a compacted topic.  The hint is the way out.  Asks
+ * Kafka; takes no locks.
  */
-extern void ks_rebuild_check(const KsSubscription *subscription, Oid target);
+extern void ks_rebuild_check(const KsSubscription *subscription, Oid target, const char *hint);
 
 /*
  * Has the worker of a subscription read a target (InvalidOid: each of them) again from the log: a "rebuild" beside the old

@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parse_coerce.h"
+#include "query/analyse.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -232,9 +233,9 @@ check_outputs(Relation rel, const Query *query, List *key)
 							table)));
 }
 
-/* The words of KsMergeFunction. */
-static const char *
-merge_word(KsMergeFunction function)
+/* See target_definition.h. */
+const char *
+ks_merge_word(KsMergeFunction function)
 {
 	switch (function)
 	{
@@ -318,7 +319,7 @@ check_merge(Relation rel, const KsTargetRequest *request, List *key)
 		if (!merge_suits(merge[i].function, type))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("merge function %s is not for column \"%s\" of type %s", merge_word(merge[i].function), name,
+					 errmsg("merge function %s is not for column \"%s\" of type %s", ks_merge_word(merge[i].function), name,
 							format_type_be(type)),
 					 errhint("sum is for numbers, money and intervals; count for integers and numeric; min and max for types "
 							 "that can be ordered; or and and for boolean; first and last for all.")));
@@ -462,6 +463,35 @@ ks_target_check(const KsTargetRequest *request, Oid owner, Datum *key)
 	return options;
 }
 
+/* What the argument merge says of a column; NULL if it does not name it. */
+static const char *
+fold_of(void *merge, const char *column)
+{
+	int			count;
+	KsMergeColumn *columns = ks_merge_parse(merge, &count);
+
+	for (int i = 0; i < count; i++)
+		if (strcmp(columns[i].column, column) == 0)
+			return ks_merge_word(columns[i].function);
+	return NULL;
+}
+
+/* ERROR unless the query, which is that of the view, can keep the target exact in its mode. */
+static void
+check_exact(const KsTargetRequest *request, Oid view, Datum key)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			nkeys;
+	char	  **keys;
+
+	deconstruct_array(DatumGetArrayTypeP(key), TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &nkeys);
+	keys = palloc(sizeof(char *) * Max(nkeys, 1));
+	for (int i = 0; i < nkeys; i++)
+		keys[i] = TextDatumGetCString(elements[i]);
+	ks_query_check(ks_query_analyse(view), request->mode, nkeys, keys, request->merge ? fold_of : NULL, request->merge);
+}
+
 /* See target_definition.h. */
 void
 ks_target_store(const KsTargetRequest *request, int64 subscription_id, Oid owner, Datum key)
@@ -479,6 +509,7 @@ ks_target_store(const KsTargetRequest *request, int64 subscription_id, Oid owner
 	{
 		Oid			view = ks_target_view_create(request->query, owner, subscription_id);
 
+		check_exact(request, view, key);
 		ks_target_view_check(view, owner, get_rel_name(request->relid));
 		values[4] = CStringGetTextDatum(request->query_text);
 		values[7] = ObjectIdGetDatum(view);

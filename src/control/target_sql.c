@@ -5,6 +5,7 @@
 
 #include "catalog/pg_type.h"
 #include "control/definitions.h"
+#include "control/rebuild_sql.h"
 #include "control/shmem.h"
 #include "control/target_definition.h"
 #include "control/target_view.h"
@@ -58,6 +59,27 @@ targets_changed(int64 id)
 	(void) ks_catalog_execute("UPDATE kafka.subscription SET version = version + 1 WHERE id = $1", 1, types, values, NULL);
 }
 
+/* ERROR if the table is a target of the subscription already. */
+static void
+check_new(const KsSubscription *s, Oid relid)
+{
+	if (find_target(s, relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("table \"%s\" is a target of subscription \"%s\" already", relation_name(relid), NameStr(s->name))));
+}
+
+/* ERROR if the new target cannot be filled from the log.  Asks Kafka. */
+static void
+check_can_hydrate(const KsSubscription *s, const KsTargetRequest *request)
+{
+	KsSubscription with_it = *s;
+	KsTarget	target = {request->relid, unconstify(char *, request->mode)};
+
+	with_it.targets = list_make1(&target);
+	ks_rebuild_check(&with_it, request->relid, "Option \"hydrate\": false lets the target begin with the next message.");
+}
+
 /* What add_target does once the query's names are bound. */
 static void
 add_target(const char *name, KsTargetRequest *request)
@@ -65,23 +87,29 @@ add_target(const char *name, KsTargetRequest *request)
 	KsSubscription *s = ks_own_subscription(name);
 	KsOptions  *options;
 	Datum		key;
+	bool		hydrate;
+
+	check_new(s, request->relid);
+	options = ks_target_check(request, s->owner, &key);
+	/* Kafka first, so that the worker is not held up by a slow broker */
+	hydrate = options->bool_value[KS_OPT_HYDRATE] && has_moved(s->id);
+	if (hydrate)
+		check_can_hydrate(s, request);
 
 	/* the definition and the positions stay as they are until we have finished */
 	ks_subscription_lock(s->id, true);
 	s = ks_own_subscription(name);
-	if (find_target(s, request->relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("table \"%s\" is a target of subscription \"%s\" already", relation_name(request->relid), name)));
-	options = ks_target_check(request, s->owner, &key);
-	if (options->bool_value[KS_OPT_HYDRATE] && has_moved(s->id))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("subscription \"%s\" has already applied messages, which target \"%s\" would lack", name,
-						relation_name(request->relid)),
-				 errhint("Option \"hydrate\": false lets the target begin with the next message.")));
+	check_new(s, request->relid);
+	if (!hydrate && options->bool_value[KS_OPT_HYDRATE] && has_moved(s->id))
+	{
+		hydrate = true;
+		check_can_hydrate(s, request);
+	}
 	ks_target_store(request, s->id, s->owner, key);
-	targets_changed(s->id);
+	if (hydrate)
+		ks_rebuild_request(s->id, request->relid, "hydrate", false);
+	else
+		targets_changed(s->id);
 }
 
 /*
