@@ -19,6 +19,7 @@ SELECT format(E'# Options of %ss\n\n| option | type | default | allowed | meanin
                       coalesce('`' || default_value || '`', ''),
                       replace(coalesce(allowed, CASE type WHEN 'boolean' THEN 'true, false'
                                                           WHEN 'object' THEN 'a JSON object'
+                                                          WHEN 'array' THEN 'an array of strings'
                                                           ELSE 'a non-empty string' END), ' | ', ', '),
                       description) AS line
           FROM kafka.option_reference() WITH ORDINALITY AS o(kind, option, type, default_value, allowed, description, n)) t

@@ -11,6 +11,7 @@
 #include "access/xact.h"
 #include "apply/apply_internal.h"
 #include "apply/dead_letter.h"
+#include "apply/format_options.h"
 #include "commands/trigger.h"
 #include "compat/executor_compat.h"
 #include "control/definitions.h"
@@ -87,9 +88,6 @@ ks_apply_create(const KsSubscription *subscription, const KsApplyTarget *targets
 	a->parser_ops = ks_parser_ops(subscription->format);
 	if (a->parser_ops == NULL)
 		elog(ERROR, "no parser of format %s", subscription->format);
-	a->parser = a->parser_ops->create();
-	if (a->parser == NULL)
-		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 	a->writers = palloc(sizeof(KsWriter *) * ntargets);
 	a->active = palloc(sizeof(KsWriter *) * ntargets);
 	if (ntargets == 1 && list_length(subscription->targets) > 1)
@@ -97,9 +95,10 @@ ks_apply_create(const KsSubscription *subscription, const KsApplyTarget *targets
 	for (int i = 0; i < ntargets; i++)
 		a->writers[a->nwriters++] = ks_writer_create(&a->run, targets[i].target, targets[i].relid);
 
-	/* what is wrong with a target is told at once, not with the first message */
+	/* what is wrong with options or a target is told at once, not with the first message */
 	ks_apply_begin();
 	ks_dead_letters_load(subscription);
+	a->parser = ks_parser_create(a->parser_ops, subscription->options);
 	for (int i = 0; i < a->nwriters; i++)
 	{
 		a->writers[i]->ops->open(a->writers[i]);
@@ -127,27 +126,32 @@ become_owner(const KsWriter *w, int context)
 	SetUserIdAndSecContext(w->table->owner, context | SECURITY_RESTRICTED_OPERATION);
 }
 
-/* Parses messages, and hands each to all writers that are active. */
+/* Raises a parser's cause, if there is one. */
+static void
+check_parsed(const char *cause)
+{
+	if (cause)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+				 errmsg("%s", cause)));
+}
+
+/* Parses messages, and hands each row of each to all writers that are active. */
 static void
 read_messages(KsApply *a, const KsMessage *messages, int count, int context)
 {
 	bool		state = false;
+	uint32		rows = 0;
 
 	for (int i = 0; i < a->nactive; i++)
 		state = state || ks_target_holds_state(a->active[i]->table->target);
 	for (int i = 0; i < count; i++)
 	{
-		const char *cause;
-
 		a->run.current = i;
 		a->run.stage = "parse";
 		a->parsed.op = '\0';
 		a->parser_ops->reset(a->parser);
-		cause = a->parser_ops->parse(a->parser, &messages[i], &a->parsed);
-		if (cause)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-					 errmsg("%s", cause)));
+		check_parsed(a->parser_ops->parse(a->parser, &messages[i], &a->parsed));
 		if (a->parsed.ignore || a->parsed.op == 'm')
 			continue;
 		/* the place of a truncate among the rows of its own partition is known, that among those of others is not */
@@ -156,17 +160,24 @@ read_messages(KsApply *a, const KsMessage *messages, int count, int context)
 			a->skipping++;
 			continue;
 		}
-		a->run.stage = "convert";
-		for (int w = 0; w < a->nactive; w++)
+		for (;;)
 		{
-			if (a->nactive > 1)
-				become_owner(a->active[w], context);
-			a->active[w]->ops->add(a->active[w], &messages[i], &a->parsed);
+			a->run.stage = "convert";
+			for (int w = 0; w < a->nactive; w++)
+			{
+				if (a->nactive > 1)
+					become_owner(a->active[w], context);
+				a->active[w]->ops->add(a->active[w], &messages[i], &a->parsed);
+			}
+			if ((++rows & 1023) == 0)
+				CHECK_FOR_INTERRUPTS();
+			if (!a->parsed.more)
+				break;
+			a->run.stage = "parse";
+			check_parsed(a->parser_ops->next(a->parser, &a->parsed));
 		}
 		if (state)
 			ks_dead_letters_overtake(&messages[i], &a->parsed);
-		if ((i & 1023) == 1023)
-			CHECK_FOR_INTERRUPTS();
 	}
 	a->run.current = -1;
 }

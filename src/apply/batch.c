@@ -9,6 +9,7 @@
 
 #include "apply/batch.h"
 #include "apply/local_sink.h"
+#include "apply/metadata.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -49,6 +50,25 @@ reset(KsBatch *b, int count)
 	b->before_keys = MemoryContextAlloc(b->context, sizeof(KsField *) * natts);
 }
 
+/* Makes room in the hash: a message may have many rows. */
+static void
+grow_buckets(KsBatch *b)
+{
+	uint32		buckets = (b->bucket_mask + 1) * 2;
+
+	pfree(b->buckets);
+	b->buckets = MemoryContextAllocExtended(b->context, sizeof(int) * (Size) buckets, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	b->bucket_mask = buckets - 1;
+	for (int i = 0; i < b->nrows; i++)
+	{
+		uint32		at = b->rows[i].hash & b->bucket_mask;
+
+		while (b->buckets[at] != 0)
+			at = (at + 1) & b->bucket_mask;
+		b->buckets[at] = i + 1;
+	}
+}
+
 /* Returns the row with the key in values[], made if need be (neither remove nor upsert then). */
 static KsBatchRow *
 row_of_key(KsBatch *b, const Datum *values)
@@ -72,8 +92,10 @@ row_of_key(KsBatch *b, const Datum *values)
 	}
 	row = &b->rows[b->nrows++];
 	b->buckets[at] = b->nrows;
-	memory = palloc(b->natts * (sizeof(Datum) + 2));
 	row->hash = hash;
+	if ((uint32) b->nrows > b->bucket_mask / 4 * 3)
+		grow_buckets(b);
+	memory = palloc(b->natts * (sizeof(Datum) + 2));
 	row->remove = row->upsert = row->complete = row->keeps = false;
 	row->values = (Datum *) memory;
 	row->nulls = (bool *) (memory + b->natts * sizeof(Datum));
@@ -129,6 +151,23 @@ read_keys(KsBatch *b, const KsFieldList *list, const char *schema, size_t schema
 		index = ks_column_index(column);
 		if (t->columns[index].key && b->cells[index] == KS_CELL_ABSENT)
 			read_cell(b, column, index, &list->fields[i]);
+	}
+}
+
+/* Forgets what is known of a row, but for what Kafka knows of the message. */
+static void
+clear_cells(KsBatch *b, const KsMessage *message)
+{
+	ListCell   *lc;
+
+	memset(b->cells, KS_CELL_ABSENT, b->natts);
+	foreach(lc, b->target->metadata)
+	{
+		KsMetadataColumn *m = lfirst(lc);
+		int			index = ks_column_index(m->column);
+
+		ks_metadata_value(m, message, &b->values[index], &b->nulls[index]);
+		b->cells[index] = KS_CELL_VALUE;
 	}
 }
 
@@ -219,19 +258,19 @@ find_before_keys(KsBatch *b)
 	{
 		KsColumnConverter *column = ks_converter_find(t->converter, &before->fields[i], i);
 
-		if (column && t->columns[ks_column_index(column)].key)
+		if (column && t->columns[ks_column_index(column)].key && !t->columns[ks_column_index(column)].metadata)
 			b->before_keys[ks_column_index(column)] = &before->fields[i];
 	}
 }
 
 /* Does the message key hold all of the target's key columns?  Then Kafka keeps the order of what concerns a row. */
 static bool
-message_key_holds_key(KsBatch *b)
+message_key_holds_key(KsBatch *b, const KsMessage *message)
 {
 	KsTargetTable *t = b->target;
 	const KsFieldList *key = &b->parsed->key;
 
-	memset(b->cells, KS_CELL_ABSENT, b->natts);
+	clear_cells(b, message);
 	for (int i = 0; key->present && i < key->count; i++)
 	{
 		KsColumnConverter *column = ks_converter_find(t->converter, &key->fields[i], i);
@@ -315,6 +354,8 @@ leave_old_key(KsBatch *b, const KsMessage *message)
 	bool		moved = false;
 	int			known = 0;
 
+	for (int i = 0; i < t->nkeys; i++)
+		known += t->columns[t->keys[i].index].metadata;
 	find_before_keys(b);
 	for (int i = 0; b->parsed->before.present && i < after->count; i++)
 	{
@@ -331,7 +372,7 @@ leave_old_key(KsBatch *b, const KsMessage *message)
 	}
 	if (!moved && known == t->nkeys)
 		return;
-	if (message_key_holds_key(b))
+	if (message_key_holds_key(b, message))
 	{
 		if (known < t->nkeys)
 			return;
@@ -342,7 +383,7 @@ leave_old_key(KsBatch *b, const KsMessage *message)
 		cannot_tell_old_key(b, "the update has no old row");
 	else
 		return;
-	memset(b->cells, KS_CELL_ABSENT, b->natts);
+	clear_cells(b, message);
 	read_before_keys(b);
 	fold_delete(b);
 }
@@ -382,6 +423,30 @@ keep_unchanged(KsBatch *b)
 	}
 }
 
+/* The column that a field of the row goes to, NULL if it is to be left out. */
+static KsColumnConverter *
+find_column(KsBatch *b, const KsField *field, int i)
+{
+	KsTargetTable *t = b->target;
+	KsColumnConverter *column;
+
+	if (b->parsed->order == KS_BY_POSITION)
+		return ks_converter_column(t->converter, t->ordered[i]);
+	if (b->parsed->order == KS_IS_VALUE)
+	{
+		if (t->value_column < 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("cannot tell which column of table %s takes the message's value", t->qualified),
+					 errhint("Name it in option \"raw.column\".")));
+		return ks_converter_column(t->converter, t->value_column);
+	}
+	column = ks_converter_find(t->converter, field, i);
+	if (column == NULL && !field->optional && !b->ignore_unknown)
+		unknown_column(b, field);
+	return column;
+}
+
 /* Reads the row of a create, update or snapshot event. */
 static void
 read_row(KsBatch *b, const KsMessage *message)
@@ -392,27 +457,26 @@ read_row(KsBatch *b, const KsMessage *message)
 	if (!after->present)
 		bad_message("the event has no row: \"after\" is missing or null");
 	ks_converter_use_schema(t->converter, b->parsed->schema, b->parsed->schema_size);
-	if (b->parsed->op == 'u' && !b->json)
+	if (b->parsed->op == 'u' && b->debezium && !t->own_rows)
 	{
 		leave_old_key(b, message);
 		ks_converter_use_schema(t->converter, b->parsed->schema, b->parsed->schema_size);
 	}
+	if (b->parsed->order == KS_BY_POSITION && after->count != t->nordered)
+		bad_message(psprintf("the line has %d fields, and table %s has %d columns for them", after->count, t->qualified,
+							 t->nordered));
 
-	memset(b->cells, KS_CELL_ABSENT, b->natts);
+	clear_cells(b, message);
 	for (int i = 0; i < after->count; i++)
 	{
 		const KsField *field = &after->fields[i];
-		KsColumnConverter *column = ks_converter_find(t->converter, field, i);
+		KsColumnConverter *column = find_column(b, field, i);
 		int			index;
 
 		if (column == NULL)
-		{
-			if (b->ignore_unknown)
-				continue;
-			unknown_column(b, field);
-		}
+			continue;
 		index = ks_column_index(column);
-		if (!t->columns[index].writable)
+		if (!t->columns[index].writable || t->columns[index].metadata)
 			continue;
 		read_cell(b, column, index, field);
 	}
@@ -427,9 +491,18 @@ read_row(KsBatch *b, const KsMessage *message)
 static void
 read_delete(KsBatch *b, const KsMessage *message)
 {
-	memset(b->cells, KS_CELL_ABSENT, b->natts);
+	KsTargetTable *t = b->target;
+
+	/* where each message has a row of its own, a delete finds none; only raw bytes have a row without a value */
+	if (t->own_rows)
+	{
+		if (b->parsed->tombstone && b->parsed->after.present)
+			read_row(b, message);
+		return;
+	}
+	clear_cells(b, message);
 	read_keys(b, &b->parsed->key, b->parsed->key_schema, b->parsed->key_schema_size);
-	if (!keys_complete(b) && !b->json)
+	if (!keys_complete(b) && b->debezium)
 	{
 		/* A tombstone that does not tell the target's key: the delete before it said what there was to say. */
 		if (b->parsed->tombstone)
@@ -472,6 +545,7 @@ add(KsWriter *w, const KsMessage *message, const KsParsed *parsed)
 	MemoryContext old = MemoryContextSwitchTo(b->context);
 
 	b->parsed = parsed;
+	ks_converter_use_connector(b->target->converter, parsed->connector, parsed->connector_size);
 	if (parsed->op == 't')
 		read_truncate(b);
 	else if (parsed->op == 'd')
@@ -516,7 +590,7 @@ ks_batch_create(KsRun *run, KsTargetTable *target)
 	b->writer.run = b->run = run;
 	b->ignore_unknown = subscription->options->bool_value[KS_OPT_IGNORE_UNKNOWN];
 	b->full_before = subscription->options->bool_value[KS_OPT_FULL_BEFORE];
-	b->json = strcmp(subscription->format, "json") == 0;
+	b->debezium = strcmp(subscription->format, "debezium") == 0;
 	b->context = AllocSetContextCreate(CurrentMemoryContext, "pg_kafka_sync batch", 64 * 1024, 1024 * 1024, 8 * 1024 * 1024);
 	return b;
 }

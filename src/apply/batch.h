@@ -36,7 +36,7 @@ typedef struct KsBatch
 	KsRun	   *run;
 	const KsParsed *parsed;		/* the message that is being read */
 	bool		ignore_unknown;
-	bool		json;
+	bool		debezium;		/* events tell of changes, not of states */
 	bool		full_before;	/* "before" is the whole old row, says the subscription's owner */
 
 	MemoryContext context;		/* rows and values; reset per batch */

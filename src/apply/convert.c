@@ -216,6 +216,9 @@ read_column_types(KsConverter *conv, const char *column_types)
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("option \"column_types\" names column \"%s\", which the target does not have",
 							ks_server_cstring(conv, member.name, member.name_size))));
+		column->named = ks_meaning_of_name(member.data, member.size);
+		if (column->named != NULL)
+			continue;
 		ks_parse_type_string(ks_server_cstring(conv, member.data, member.size), &typid, &typmod);
 		column->source = ks_type_make(conv, typid, typmod);
 	}
@@ -261,6 +264,7 @@ ks_converter_create(TupleDesc target, const char *format, const char *column_typ
 	MemoryContextRegisterResetCallback(context, callback);
 
 	conv->debezium = strcmp(format, "debezium") == 0;
+	conv->text = strcmp(format, "csv") == 0 || strcmp(format, "syslog") == 0 || strcmp(format, "raw") == 0;
 	conv->recode = GetDatabaseEncoding() != PG_UTF8;
 	conv->natts = target->natts;
 	conv->key_column = -1;
@@ -297,11 +301,16 @@ ks_converter_create(TupleDesc target, const char *format, const char *column_typ
 	{
 		KsColumnConverter *column = conv->columns[i];
 
-		if (column != NULL)
+		for (int dialect = 0; column != NULL && dialect < KS_DIALECT_COUNT; dialect++)
 		{
-			column->meaning = ks_meaning_of_type(conv, column->source != NULL ? column->source : column->target,
-												 column->target);
-			ks_modes_wanted |= wanted_modes(column->meaning);
+			if (column->named != NULL)
+				column->meaning[dialect] = column->named;
+			else if (column->source != NULL || dialect == KS_DIALECT_POSTGRESQL || !conv->debezium)
+				column->meaning[dialect] =
+					ks_meaning_of_type(conv, column->source != NULL ? column->source : column->target, column->target);
+			else
+				column->meaning[dialect] = ks_meaning_of_dialect(conv, dialect, column->target);
+			ks_modes_wanted |= wanted_modes(column->meaning[dialect]);
 		}
 	}
 	MemoryContextSwitchTo(old);
@@ -370,6 +379,20 @@ ks_converter_use_schema(KsConverter *converter, const char *schema, size_t size)
 	converter->recent[0] = converter->schema;
 }
 
+/* Chooses the connector of the fields to come. */
+void
+ks_converter_use_connector(KsConverter *converter, const char *connector, size_t size)
+{
+	if (likely(connector == NULL || (size == 10 && memcmp(connector, "postgresql", 10) == 0)))
+		converter->dialect = KS_DIALECT_POSTGRESQL;
+	else if ((size == 5 && memcmp(connector, "mysql", 5) == 0) || (size == 7 && memcmp(connector, "mariadb", 7) == 0))
+		converter->dialect = KS_DIALECT_MYSQL;
+	else if (size == 6 && memcmp(connector, "oracle", 6) == 0)
+		converter->dialect = KS_DIALECT_ORACLE;
+	else
+		converter->dialect = KS_DIALECT_OTHER;
+}
+
 /* Finds a field's column. */
 KsColumnConverter *
 ks_converter_find(KsConverter *converter, const KsField *field, int position)
@@ -412,7 +435,7 @@ ks_column_is_plain(const KsColumnConverter *column)
 	const KsSchema *schema = column->converter->schema;
 	const KsMeaning *meaning = schema != NULL ? schema->meanings[column->index] : NULL;
 
-	return (meaning != NULL ? meaning : column->meaning)->kind == KS_M_PLAIN;
+	return (meaning != NULL ? meaning : column->meaning[column->converter->dialect])->kind == KS_M_PLAIN;
 }
 
 /* The type of a column, without domains. */
@@ -438,7 +461,7 @@ ks_convert_field(KsColumnConverter *column, const KsField *field, Datum *value, 
 {
 	KsConverter *conv = column->converter;
 	KsType	   *type = column->target;
-	const KsMeaning *meaning = column->meaning;
+	const KsMeaning *meaning = column->meaning[conv->dialect];
 	ErrorContextCallback callback;
 
 	*value = (Datum) 0;
@@ -465,7 +488,9 @@ ks_convert_field(KsColumnConverter *column, const KsField *field, Datum *value, 
 	{
 		if (conv->schema != NULL && conv->schema->meanings[column->index] != NULL)
 			meaning = conv->schema->meanings[column->index];
-		*value = meaning->kind == KS_M_PLAIN
+		*value = field->kind == KS_FIELD_BYTES
+			? ks_bytes_value(conv, type, field)
+			: meaning->kind == KS_M_PLAIN
 			? ks_plain_value(conv, type, field)
 			: ks_wire_value(conv, meaning, type, field);
 	}
@@ -473,4 +498,48 @@ ks_convert_field(KsColumnConverter *column, const KsField *field, Datum *value, 
 		ks_domain_check(conv, type, *value, *isnull);
 
 	error_context_stack = callback.previous;
+}
+
+/* Converts what is no part of a message's format; see convert.h. */
+void
+ks_convert_text_field(KsColumnConverter *column, const KsField *field, Datum *value, bool *isnull)
+{
+	KsConverter *conv = column->converter;
+	KsType	   *type = column->target;
+	ErrorContextCallback callback;
+
+	callback.callback = column_error_context;
+	callback.arg = column;
+	callback.previous = error_context_stack;
+	error_context_stack = &callback;
+
+	conv->current = column;
+	*isnull = field->kind == KS_FIELD_NULL;
+	*value = (Datum) 0;
+	if (field->kind == KS_FIELD_BYTES)
+		*value = ks_bytes_value(conv, type, field);
+	else if (!*isnull)
+		*value = ks_input_text(conv, type, field->data, field->size);
+	if (type->is_domain)
+		ks_domain_check(conv, type, *value, *isnull);
+
+	error_context_stack = callback.previous;
+}
+
+/* Is a column's type one of numbers? */
+bool
+ks_column_is_number(const KsColumnConverter *column)
+{
+	switch (column->target->class)
+	{
+		case KS_T_INT2:
+		case KS_T_INT4:
+		case KS_T_INT8:
+		case KS_T_FLOAT4:
+		case KS_T_FLOAT8:
+		case KS_T_NUMERIC:
+			return true;
+		default:
+			return false;
+	}
 }

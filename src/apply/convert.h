@@ -27,7 +27,8 @@ extern void ks_converter_fix_settings(void);
 
 /*
  * Makes a converter for the columns of "target", in its own child of CurrentMemoryContext ("target" is not kept).
- * format: debezium | json.  column_types: the option's JSON text {"column": "SQL type"}, NULL = none.
+ * format: debezium | json | csv | syslog | raw.  column_types: the option's JSON text {"column": "SQL type"}, NULL =
+ * none; also Debezium's and Connect's semantic names, such as io.debezium.time.NanoTimestamp.
  * key_column: attribute index (attnum - 1) of the only key column, to which a scalar message key (a field with an
  * empty name) is mapped; -1 = no such column.
  * ERROR: column_types names a column or a type that does not exist.
@@ -41,6 +42,12 @@ extern void ks_converter_free(KsConverter *converter);
  * The text need not outlive the call.  ERROR if it is no schema.
  */
 extern void ks_converter_use_schema(KsConverter *converter, const char *schema, size_t size);
+
+/*
+ * Says which of Debezium's connectors made the events converted next, NULL (not told) meaning PostgreSQL's: without a
+ * schema and column_types, values of some types are not understood where another one made them.
+ */
+extern void ks_converter_use_connector(KsConverter *converter, const char *connector, size_t size);
 
 /*
  * Returns the column that a field belongs to by its name, NULL if the table has none.  "position" is the field's
@@ -68,5 +75,10 @@ extern Oid	ks_column_type(const KsColumnConverter *column);
 
 /* Is the field, in format debezium, the placeholder of an unchanged TOAST value? */
 extern bool ks_is_placeholder(const KsField *field);
+/* The same for text and bytes that are no part of a message's format, but PostgreSQL's text of values. */
+extern void ks_convert_text_field(KsColumnConverter *column, const KsField *field, Datum *value, bool *isnull);
+
+/* Is the column's type one of numbers? */
+extern bool ks_column_is_number(const KsColumnConverter *column);
 
 #endif							/* KS_CONVERT_H */

@@ -92,10 +92,11 @@ typedef enum KsMeaningKind
 typedef struct KsMeaning
 {
 	KsMeaningKind kind;
-	int32		unit;			/* TIME, TIMESTAMP, DURATION: units per second (1000, 1000000, 1000000000) */
+	int32		unit;			/* TIME, TIMESTAMP, DURATION: units per second (1000, 1000000, 1000000000), 0 = not known */
 	int32		scale;			/* DECIMAL, or KS_SCALE_UNKNOWN */
 	int32		length;			/* BITS: number of bits, 0 = not known */
 	bool		certain;		/* the schema says so: a string can be no other decimal, and modes say nothing */
+	bool		guessed;		/* TIMESTAMP: the unit is that of the target's precision, which may not be the source's */
 	struct KsMeaning *element;	/* ARRAY */
 } KsMeaning;
 
@@ -109,6 +110,16 @@ typedef struct KsSchema
 	KsMeaning **meanings;		/* by attribute index */
 } KsSchema;
 
+/* Debezium's connectors, as far as their values differ where there is no schema. */
+typedef enum KsDialect
+{
+	KS_DIALECT_POSTGRESQL,
+	KS_DIALECT_MYSQL,			/* and MariaDB */
+	KS_DIALECT_ORACLE,
+	KS_DIALECT_OTHER,
+	KS_DIALECT_COUNT
+} KsDialect;
+
 struct KsColumnConverter
 {
 	KsConverter *converter;
@@ -118,13 +129,15 @@ struct KsColumnConverter
 	uint32		wire_name_size;
 	KsType	   *target;
 	KsType	   *source;			/* option column_types, NULL if not given */
-	KsMeaning  *meaning;		/* without a schema */
+	KsMeaning  *named;			/* option column_types has a semantic name, NULL if not */
+	KsMeaning  *meaning[KS_DIALECT_COUNT];	/* without a schema */
 };
 
 struct KsConverter
 {
 	MemoryContext context;
 	bool		debezium;
+	bool		text;			/* formats whose strings are PostgreSQL's text of values, also for json */
 	bool		recode;			/* the server's encoding is not UTF-8 */
 	int			natts;
 	int			key_column;
@@ -140,6 +153,7 @@ struct KsConverter
 	int			nschemas;
 	KsSchema   *recent[2];		/* value and key schemas come in turns */
 	KsSchema   *schema;			/* of the fields converted next, NULL = none */
+	KsDialect	dialect;		/* of the same */
 
 	const KsColumnConverter *current;	/* being converted */
 	KsArena		arena;			/* unescaped strings inside arrays and structs */
@@ -154,6 +168,10 @@ extern void ks_domain_check(KsConverter *conv, KsType *type, Datum value, bool i
 
 /* convert_schema.c */
 extern KsMeaning *ks_meaning_of_type(KsConverter *conv, const KsType *source, const KsType *target);
+/* The same for a column of the target whose source is another database, and nobody says what its type is there. */
+extern KsMeaning *ks_meaning_of_dialect(KsConverter *conv, KsDialect dialect, const KsType *target);
+/* The meaning that a semantic name stands for, NULL if it is not known. */
+extern KsMeaning *ks_meaning_of_name(const char *name, size_t size);
 extern KsSchema *ks_schema_parse(KsConverter *conv, const char *text, size_t size);
 
 /* convert_wire.c */
@@ -162,8 +180,12 @@ extern Datum ks_wire_value(KsConverter *conv, const KsMeaning *meaning, KsType *
 
 /* convert_plain.c */
 extern Datum ks_plain_value(KsConverter *conv, KsType *type, const KsField *field);
+/* A field of bytes: as they are for bytea, else as UTF-8 text of the value. */
+extern Datum ks_bytes_value(KsConverter *conv, KsType *type, const KsField *field);
 /* Calls the input function on UTF-8 text. */
 extern Datum ks_input_text(KsConverter *conv, KsType *type, const char *text, size_t size);
+/* Reports a number for a type whose values are no numbers: its unit is anyone's guess. */
+extern void ks_unknown_unit(KsConverter *conv, const KsType *type, const KsField *field) __attribute__((noreturn));
 /* Builds unscaled * 10^-scale and fits it to the typmod of a numeric type. */
 extern Datum ks_make_numeric(const KsType *type, int64 unscaled, int32 scale);
 /* Rounds a finite timestamp to the typmod. */

@@ -72,24 +72,25 @@ ks_input_text(KsConverter *conv, KsType *type, const char *text, size_t size)
 void
 ks_wrong_kind(const KsType *type, const KsField *field)
 {
-	static const char *const kinds[] = {"null", "boolean", "boolean", "number", "string", "object", "array"};
+	static const char *const kinds[] = {"null", "boolean", "boolean", "number", "string", "object", "array", "value"};
 
 	ereport(ERROR,
 			(errcode(ERRCODE_DATATYPE_MISMATCH),
 			 errmsg("cannot convert a JSON %s to type %s", kinds[field->kind], format_type_be(type->declared))));
 }
 
-/* Reports a number for a type whose values are no numbers: its unit is anyone's guess. */
-static void
-unknown_unit(KsConverter *conv, const KsType *type, const KsField *field)
+/* Reports a number for a type whose values are no numbers. */
+void
+ks_unknown_unit(KsConverter *conv, const KsType *type, const KsField *field)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_DATATYPE_MISMATCH),
 			 errmsg("cannot tell what the number %.*s means for type %s",
 					(int) Min(field->size, 40), field->data, format_type_be(type->declared)),
 			 conv->debezium
-			 ? errhint("Name the source's type in option \"column_types\", for example {\"%s\": \"timestamp(3)\"} for milliseconds.",
-					   conv->current->name)
+			 ? errhint("Name the source's type in option \"column_types\", for example {\"%s\": \"timestamp(3)\"} for milliseconds%s.",
+					   conv->current->name,
+					   conv->dialect == KS_DIALECT_OTHER ? ", or the connector in option \"source.connector\"" : "")
 			 : errhint("Format json carries such values as PostgreSQL text.")));
 }
 
@@ -399,7 +400,7 @@ number_value(KsConverter *conv, KsType *type, const KsField *field)
 		case KS_T_TIMESTAMP:
 		case KS_T_TIMESTAMPTZ:
 		case KS_T_INTERVAL:
-			unknown_unit(conv, type, field);
+			ks_unknown_unit(conv, type, field);
 			break;
 		case KS_T_BYTEA:
 		case KS_T_UUID:
@@ -411,6 +412,40 @@ number_value(KsConverter *conv, KsType *type, const KsField *field)
 			break;
 	}
 	return ks_input_text(conv, type, field->data, field->size);
+}
+
+/* Bytes, which nobody has looked at yet. */
+Datum
+ks_bytes_value(KsConverter *conv, KsType *type, const KsField *field)
+{
+	KsField		text = *field;
+	size_t		valid;
+
+	if (type->class == KS_T_BYTEA)
+	{
+		bytea	   *value;
+
+		if (field->size > MaxAllocSize - VARHDRSZ)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("value of %u bytes is too long", field->size)));
+		value = palloc(VARHDRSZ + field->size);
+		SET_VARSIZE(value, VARHDRSZ + field->size);
+		memcpy(VARDATA(value), field->data, field->size);
+		return PointerGetDatum(value);
+	}
+	valid = ks_utf8_check(field->data, field->size);
+	if (valid < field->size)
+		ereport(ERROR,
+				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+				 errmsg("invalid UTF-8 at byte %zu", valid),
+				 errhint("A column of type bytea takes any bytes.")));
+	text.kind = KS_FIELD_STRING;
+	text.has_nul = memchr(field->data, 0, field->size) != NULL;
+	ks_check_nul(&text);
+	if (type->class == KS_T_JSON || type->class == KS_T_JSONB)
+		return ks_input_text(conv, type, text.data, text.size);
+	return ks_plain_value(conv, type, &text);
 }
 
 /*
@@ -467,6 +502,8 @@ ks_plain_value(KsConverter *conv, KsType *type, const KsField *field)
 			}
 			ks_wrong_kind(type, field);
 			break;
+		case KS_FIELD_BYTES:
+			return ks_bytes_value(conv, type, field);
 		case KS_FIELD_NULL:
 			if (type->class == KS_T_JSON || type->class == KS_T_JSONB)
 				return raw_json_value(conv, type, field);

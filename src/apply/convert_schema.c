@@ -38,6 +38,8 @@ ks_meaning_of_type(KsConverter *conv, const KsType *source, const KsType *target
 {
 	KsMeaning  *result;
 
+	if (conv->text && (target->class == KS_T_JSON || target->class == KS_T_JSONB))
+		return meaning_make(KS_M_JSON, 0);
 	if (!conv->debezium)
 		return meaning_make(KS_M_PLAIN, 0);
 	switch (source->class)
@@ -92,6 +94,43 @@ ks_meaning_of_type(KsConverter *conv, const KsType *source, const KsType *target
 	}
 }
 
+/*
+ * What values for a column look like that come from another database, with that connector's default modes, as far as the
+ * target's type tells.
+ */
+KsMeaning *
+ks_meaning_of_dialect(KsConverter *conv, KsDialect dialect, const KsType *target)
+{
+	KsMeaning  *result;
+
+	switch (target->class)
+	{
+		case KS_T_DATE:
+			/* Oracle's DATE has a time, and is milliseconds; a number that stands for itself is no date */
+			return meaning_make(dialect == KS_DIALECT_MYSQL ? KS_M_DATE : KS_M_PLAIN, 0);
+		case KS_T_TIME:
+			/* MySQL's TIME is microseconds whatever its precision */
+			return meaning_make(KS_M_TIME, dialect == KS_DIALECT_MYSQL ? UNIT_US : 0);
+		case KS_T_TIMESTAMP:
+			/* the precision decides, and only PostgreSQL's default is six digits */
+			if (dialect == KS_DIALECT_OTHER || target->typmod < 0)
+				return meaning_make(KS_M_TIMESTAMP, 0);
+			result = ks_meaning_of_type(conv, target, target);
+			result->guessed = true;
+			return result;
+		case KS_T_INTERVAL:
+			return dialect == KS_DIALECT_OTHER ? meaning_make(KS_M_PLAIN, 0) : meaning_make(KS_M_DURATION, UNIT_US);
+		case KS_T_MONEY:
+			return meaning_make(KS_M_DECIMAL, 0);
+		case KS_T_ARRAY:
+			result = meaning_make(KS_M_ARRAY, 0);
+			result->element = ks_meaning_of_dialect(conv, dialect, target->element);
+			return result;
+		default:
+			return ks_meaning_of_type(conv, target, target);
+	}
+}
+
 /* Semantic names whose values are not what their JSON type says. */
 static const struct
 {
@@ -119,6 +158,21 @@ static const struct
 	{"io.debezium.data.Json", KS_M_JSON, 0},
 	{"io.debezium.data.geometry.Point", KS_M_POINT, 0},
 };
+
+/* See convert_internal.h. */
+KsMeaning *
+ks_meaning_of_name(const char *name, size_t size)
+{
+	for (int i = 0; i < (int) lengthof(semantic_names); i++)
+		if (strlen(semantic_names[i].name) == size && memcmp(semantic_names[i].name, name, size) == 0)
+		{
+			KsMeaning  *result = meaning_make(semantic_names[i].kind, semantic_names[i].unit);
+
+			result->certain = true;
+			return result;
+		}
+	return NULL;
+}
 
 /* The members of a schema that matter, as they stand in the text. */
 typedef struct SchemaNode

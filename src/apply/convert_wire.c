@@ -24,6 +24,8 @@
 #define UNIX_EPOCH_DAYS (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)
 #define UNIX_EPOCH_USECS ((int64) UNIX_EPOCH_DAYS * USECS_PER_DAY)
 
+#define TIMESTAMP_YEAR_10000 (INT64CONST(2921940) * USECS_PER_DAY)	/* days from 2000-01-01 */
+
 /* The longest unscaled value that a numeric can hold: 131072 digits before the point and 16383 behind it. */
 #define MAX_DECIMAL_BYTES 61300
 
@@ -138,9 +140,9 @@ date_value(KsConverter *conv, KsType *type, const KsField *field)
 	return through_text(conv, type, KS_T_DATE, DATEOID, DateADTGetDatum(date));
 }
 
-/* Units per second of a field that is a time or timestamp. */
+/* Units per second of a field that is a time or timestamp; ERROR if they are not known. */
 static int32
-unit_of(const KsMeaning *meaning, const KsField *field)
+unit_of(KsConverter *conv, const KsMeaning *meaning, const KsType *type, const KsField *field)
 {
 	if (!meaning->certain)
 	{
@@ -149,6 +151,8 @@ unit_of(const KsMeaning *meaning, const KsField *field)
 		if ((field->modes & KS_MODE_TIME_MICROS) && meaning->kind == KS_M_TIME)
 			return 1000000;
 	}
+	if (meaning->unit == 0)
+		ks_unknown_unit(conv, type, field);
 	return meaning->unit;
 }
 
@@ -172,12 +176,28 @@ to_usecs(int32 unit, int64 value, const KsField *field, const char *what)
 	}
 }
 
-/* Units since midnight. */
+/* Gives a duration in microseconds to a column of any type. */
+static Datum
+deliver_duration(KsConverter *conv, KsType *type, int64 usecs)
+{
+	Interval   *interval = palloc0(sizeof(Interval));
+
+	interval->time = usecs;
+	if (type->class != KS_T_INTERVAL)
+		return through_text(conv, type, KS_T_INTERVAL, INTERVALOID, IntervalPGetDatum(interval));
+	if (type->typmod >= 0)
+		return DirectFunctionCall2(interval_scale, IntervalPGetDatum(interval), Int32GetDatum(type->typmod));
+	return IntervalPGetDatum(interval);
+}
+
+/* Units since midnight; MySQL's TIME may be negative and longer than a day, which an interval can hold. */
 static Datum
 time_value(KsConverter *conv, const KsMeaning *meaning, KsType *type, const KsField *field)
 {
-	TimeADT		time = to_usecs(unit_of(meaning, field), wire_int64(type, field), field, "time");
+	TimeADT		time = to_usecs(unit_of(conv, meaning, type, field), wire_int64(type, field), field, "time");
 
+	if (type->class == KS_T_INTERVAL)
+		return deliver_duration(conv, type, time);
 	if (time < 0 || time > USECS_PER_DAY)
 		out_of_range("time", field);
 	if (type->class != KS_T_TIME)
@@ -211,7 +231,7 @@ timestamp_value(KsConverter *conv, const KsMeaning *meaning, KsType *type, const
 	else
 	{
 		/* milliseconds are moved to PostgreSQL's epoch first: its last years overflow as microseconds since 1970 */
-		int32		unit = unit_of(meaning, field);
+		int32		unit = unit_of(conv, meaning, type, field);
 		bool		millis = unit == 1000;
 		int64		epoch = millis ? UNIX_EPOCH_USECS / 1000 : UNIX_EPOCH_USECS;
 
@@ -223,6 +243,9 @@ timestamp_value(KsConverter *conv, const KsMeaning *meaning, KsType *type, const
 			value = to_usecs(unit, value, field, "timestamp");
 		if (!IS_VALID_TIMESTAMP(value))
 			out_of_range("timestamp", field);
+		/* no other database knows the year 10000: the unit is a smaller one */
+		if (meaning->guessed && value >= TIMESTAMP_YEAR_10000)
+			ks_unknown_unit(conv, type, field);
 	}
 	return deliver_timestamp(conv, type, value, false);
 }
@@ -250,14 +273,7 @@ zoned_timestamp_value(KsConverter *conv, KsType *type, const KsField *field)
 static Datum
 duration_value(KsConverter *conv, const KsMeaning *meaning, KsType *type, const KsField *field)
 {
-	Interval   *interval = palloc0(sizeof(Interval));
-
-	interval->time = to_usecs(meaning->unit, wire_int64(type, field), field, "interval");
-	if (type->class != KS_T_INTERVAL)
-		return through_text(conv, type, KS_T_INTERVAL, INTERVALOID, IntervalPGetDatum(interval));
-	if (type->typmod >= 0)
-		return DirectFunctionCall2(interval_scale, IntervalPGetDatum(interval), Int32GetDatum(type->typmod));
-	return IntervalPGetDatum(interval);
+	return deliver_duration(conv, type, to_usecs(meaning->unit, wire_int64(type, field), field, "interval"));
 }
 
 /*
@@ -467,6 +483,24 @@ bytes_value(KsConverter *conv, const KsMeaning *meaning, KsType *type, const KsF
 	return deliver_bytes(conv, type, value);
 }
 
+/* Bits as a number, which is what BIT columns of MySQL are often used for. */
+static Datum
+bits_number(KsConverter *conv, KsType *type, const unsigned char *bytes, size_t size, size_t nbits)
+{
+	uint64		number = 0;
+	char		text[32];
+	KsField		field = {.kind = KS_FIELD_NUMBER, .data = text};
+
+	if (nbits > 64)
+		ereport(ERROR,
+				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+				 errmsg("%zu bits are too many for a number", nbits)));
+	for (size_t i = 0; i < Min(size, 8); i++)
+		number |= (uint64) bytes[i] << (i * 8);
+	field.size = snprintf(text, sizeof(text), UINT64_FORMAT, number);
+	return ks_plain_value(conv, type, &field);
+}
+
 /* Bits: little-endian bytes, of which trailing zero bytes may be missing, to digits and the input function. */
 static Datum
 bits_value(KsConverter *conv, const KsMeaning *meaning, KsType *type, const KsField *field)
@@ -489,6 +523,10 @@ bits_value(KsConverter *conv, const KsMeaning *meaning, KsType *type, const KsFi
 		ereport(ERROR,
 				(errcode(ERRCODE_STRING_DATA_LENGTH_MISMATCH),
 				 errmsg("%zu bits do not fit into %zu", nbits, length)));
+	if (type->class == KS_T_INT2 || type->class == KS_T_INT4 || type->class == KS_T_INT8 || type->class == KS_T_NUMERIC)
+		return bits_number(conv, type, bytes, size, nbits);
+	if (type->class != KS_T_BIT && type->class != KS_T_VARBIT && type->class != KS_T_TEXT && type->class != KS_T_VARCHAR)
+		ks_wrong_kind(type, field);
 	digits = palloc(length + 1);
 	for (size_t i = 0; i < length; i++)
 		digits[length - 1 - i] = i < nbits && (bytes[i / 8] >> (i % 8) & 1) != 0 ? '1' : '0';

@@ -8,6 +8,7 @@
 #include "apply/decode_types.h"
 #include "apply/value_text.h"
 #include "catalog/pg_type.h"
+#include "format/json_scan.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -25,6 +26,9 @@ struct KsDecoder
 	List	   *declared;		/* of KsDeclaredType * */
 	uint32		generation;
 	KsConverter *converter;		/* NULL: to be made */
+
+	char		connector[32];		/* whose events, where connector_size is not 0 */
+	size_t		connector_size;
 
 	const char *schema;			/* last one looked into for fields that nothing else knows */
 	size_t		schema_size;
@@ -135,11 +139,30 @@ converter(KsDecoder *d)
 
 		TupleDescInitEntry(desc, i + 1, t->name, t->type, t->typmod, 0);
 	}
-	d->converter = ks_converter_create(desc, d->format, NULL, -1);
+	d->converter = ks_converter_create(desc, d->format, d->debezium ? d->column_types : NULL, -1);
+	ks_converter_use_connector(d->converter, d->connector_size > 0 ? d->connector : NULL, d->connector_size);
 	d->generation++;
 	FreeTupleDesc(desc);
 	MemoryContextSwitchTo(old);
 	return d->converter;
+}
+
+/* See decode.h. */
+void
+ks_decoder_use_connector(KsDecoder *d, const char *connector, size_t size)
+{
+	if (!d->debezium || (connector == NULL && d->connector_size == 0))
+		return;
+	/* a longer name is none that is known, as is "?" */
+	if (connector != NULL && (size == 0 || size > sizeof(d->connector)))
+	{
+		connector = "?";
+		size = 1;
+	}
+	d->connector_size = connector != NULL ? size : 0;
+	memcpy(d->connector, connector != NULL ? connector : "", d->connector_size);
+	if (d->converter)
+		ks_converter_use_connector(d->converter, connector, size);
 }
 
 /* See decode.h. */
@@ -202,11 +225,18 @@ ks_decode_string(const char *utf8, size_t size, int *result_size)
 	return result;
 }
 
-/* ERROR: PostgreSQL's text and jsonb cannot hold a null character. */
+/* ERROR: PostgreSQL's text and jsonb cannot hold a null character, nor bytes that are no text. */
 static void
-check_nul(const KsField *field)
+check_text(const KsField *field)
 {
-	if (field->has_nul)
+	bool		bytes = field->kind == KS_FIELD_BYTES;
+	size_t		valid = bytes ? ks_utf8_check(field->data, field->size) : field->size;
+
+	if (valid < field->size)
+		ereport(ERROR,
+				(errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
+				 errmsg("field \"%.*s\": invalid UTF-8 at byte %zu", (int) field->name_size, field->name, valid)));
+	if (field->has_nul || (bytes && memchr(field->data, 0, field->size) != NULL))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNTRANSLATABLE_CHARACTER),
 				 errmsg("field \"%.*s\": string has a null character (\\u0000), which PostgreSQL cannot store",
@@ -306,10 +336,11 @@ ks_decode_text(KsDecoder *d, KsColumnConverter *column, const KsField *field, Da
 			else
 				*value = CStringGetTextDatum(DatumGetCString(DirectFunctionCall1(numeric_out, make_numeric(field))));
 			return true;
+		case KS_FIELD_BYTES:
 		case KS_FIELD_STRING:
 			if (d->debezium && ks_is_placeholder(field))
 				return false;
-			check_nul(field);
+			check_text(field);
 			*value = make_text(field->data, field->size);
 			return true;
 		default:
@@ -413,10 +444,11 @@ ks_decode_json(KsDecoder *d, KsColumnConverter *column, const KsField *field, Js
 			value->type = jbvNumeric;
 			value->val.numeric = DatumGetNumeric(make_numeric(field));
 			return true;
+		case KS_FIELD_BYTES:
 		case KS_FIELD_STRING:
 			if (d->debezium && ks_is_placeholder(field))
 				return false;
-			check_nul(field);
+			check_text(field);
 			string = ks_decode_string(field->data, field->size, &size);
 			json_string(value, string, size);
 			return true;

@@ -31,6 +31,9 @@ extern void ks_decoder_declare(KsDecoder *decoder, const char *name, Oid type, i
 /* Says which schema the fields decoded next were written with, NULL for none. */
 extern void ks_decoder_use_schema(KsDecoder *decoder, const char *schema, size_t size);
 
+/* Says which of Debezium's connectors made the events decoded next: KsParsed.connector. */
+extern void ks_decoder_use_connector(KsDecoder *decoder, const char *connector, size_t size);
+
 /* What is known of a field by its name, NULL for nothing.  Valid while the generation stays the same. */
 extern KsColumnConverter *ks_decoder_find(KsDecoder *decoder, const KsField *field);
 /* Grows whenever what ks_decoder_find has returned is not valid any more. */

@@ -221,7 +221,12 @@ ks_types_in_option(const char *column_types)
 		(void) JsonbIteratorNext(&it, &v, true);
 		if (v.type != jbvString)
 			continue;
-		ks_parse_type_string(pnstrdup(v.val.string.val, v.val.string.len), &t->type, &t->typmod);
+		t->typmod = -1;
+		for (int i = 0; i < lengthof(semantic_types); i++)
+			if (is_string(&v, semantic_types[i].name))
+				t->type = semantic_types[i].type;
+		if (!OidIsValid(t->type))
+			ks_parse_type_string(pnstrdup(v.val.string.val, v.val.string.len), &t->type, &t->typmod);
 		t->given = true;
 		result = lappend(result, t);
 	}

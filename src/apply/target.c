@@ -8,6 +8,7 @@
 #include "access/nbtree.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "apply/metadata.h"
 #include "apply/target.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_attribute.h"
@@ -67,6 +68,7 @@ ks_target_create(const KsSubscription *subscription, const KsTarget *target, Oid
 	t->target = target;
 	t->format = subscription->format;
 	t->column_types = subscription->options->text_value[KS_OPT_COLUMN_TYPES];
+	t->metadata_columns = subscription->options->text_value[KS_OPT_METADATA_COLUMNS];
 	t->parent = CurrentMemoryContext;
 
 	if (!registered)
@@ -259,6 +261,49 @@ describe_key(KsTargetTable *t, Relation rel)
 	}
 }
 
+/* Finds the columns of option "metadata_columns", and those that fields without names go to. */
+static void
+describe_metadata(KsTargetTable *t)
+{
+	ListCell   *lc;
+	int			candidates = 0;
+
+	t->metadata = ks_metadata_parse(t->metadata_columns, t->converter);
+	foreach(lc, t->metadata)
+	{
+		int			index = ks_column_index(((KsMetadataColumn *) lfirst(lc))->column);
+
+		if (!t->columns[index].writable)
+			unusable(t, ERRCODE_INVALID_COLUMN_REFERENCE,
+					 psprintf("column \"%s\" of option \"metadata_columns\" is generated", t->columns[index].name),
+					 "Name another column.");
+		t->columns[index].metadata = true;
+	}
+	t->own_rows = true;
+	for (int i = 0; i < t->nkeys; i++)
+		t->own_rows = t->own_rows && t->columns[t->keys[i].index].metadata;
+
+	t->ordered = palloc(sizeof(int) * Max(t->natts, 1));
+	t->nordered = 0;
+	t->value_column = -1;
+	for (int i = 0; i < t->natts; i++)
+	{
+		if (!t->columns[i].writable || t->columns[i].metadata)
+			continue;
+		t->ordered[t->nordered++] = i;
+		if (t->columns[i].key)
+			continue;
+		t->value_column = i;
+		candidates++;
+	}
+	if (candidates != 1)
+	{
+		t->value_column = column_by_name(t, "value");
+		if (t->value_column >= 0 && (!t->columns[t->value_column].writable || t->columns[t->value_column].metadata))
+			t->value_column = -1;
+	}
+}
+
 /*
  * Can rows be written below SQL?  Not where rows may go elsewhere (partitions, inheritance of a partitioned parent is no
  * matter) or other code must see them first or as a whole (BEFORE and statement triggers).
@@ -307,6 +352,7 @@ describe(KsTargetTable *t)
 	t->direct = can_write_directly(rel);
 	t->converter = ks_converter_create(RelationGetDescr(rel), t->format, t->column_types,
 									   t->nkeys == 1 ? t->keys[0].index : -1);
+	describe_metadata(t);
 	MemoryContextSwitchTo(old);
 	t->valid = true;
 }

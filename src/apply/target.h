@@ -21,6 +21,7 @@ typedef struct KsTargetColumn
 	bool		key;
 	bool		always_identity;
 	bool		toastable;
+	bool		metadata;		/* filled with what Kafka knows of the message, whatever the message says */
 } KsTargetColumn;
 
 typedef struct KsKeyColumn
@@ -43,6 +44,7 @@ typedef struct KsTargetTable
 	const KsTarget *target;
 	const char *format;
 	const char *column_types;
+	const char *metadata_columns;
 	MemoryContext parent;
 
 	/* the description, in "context" */
@@ -60,6 +62,11 @@ typedef struct KsTargetTable
 	bool		direct;			/* rows can be written below SQL, see direct_sink.c */
 	bool		has_identity;
 	KsConverter *converter;
+	List	   *metadata;		/* KsMetadataColumn */
+	bool		own_rows;		/* the key is metadata alone: each message has a row of its own */
+	int			nordered;		/* columns that fields without names go to, in order: neither metadata nor generated */
+	int		   *ordered;
+	int			value_column;	/* that takes the value of a message as a whole, -1 if it cannot be told */
 
 	Relation	rel;			/* open during a transaction */
 } KsTargetTable;

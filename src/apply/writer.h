@@ -33,7 +33,7 @@ typedef struct KsWriterOps
 	/* Empties itself for "count" messages. */
 	void		(*begin) (KsWriter *w, int count);
 	/*
-	 * Takes one message: a row event, a delete, a tombstone, or a truncate whose place among the others is known.
+	 * Takes one message (or each row of one that has several): a row event, a delete, a tombstone, or a truncate whose place among the others is known.
 	 * Memory of message and parsed lasts until the run is over, and until the next call, respectively.
 	 * ERROR for what cannot be read; run->current is the message.
 	 */

@@ -1,8 +1,16 @@
 /*
- * hooks.h: what control/ asks of the pipeline without knowing it; _PG_init wires them through ks_decode_init().
+ * hooks.h: what control/ asks of the pipeline without knowing it; _PG_init wires them through ks_decode_init() and
+ * ks_apply_init().
  */
 #ifndef KS_HOOKS_H
 #define KS_HOOKS_H
+
+struct KsOptions;
+
+/*
+ * ERROR unless a subscription's options are right for its format, as far as that can be told without a target.
+ */
+extern void (*ks_format_check_hook) (const char *format, const struct KsOptions *options);
 
 /*
  * Makes a logical slot from within a backend's transaction that has not written yet (ERROR otherwise); it is gone again

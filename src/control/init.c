@@ -3,6 +3,7 @@
  */
 #include "postgres.h"
 
+#include "apply/format_options.h"
 #include "control/shmem.h"
 #include "decode/decode.h"
 #include "fmgr.h"
@@ -21,6 +22,7 @@ _PG_init(void)
 {
 	ks_guc_init();
 	ks_decode_init();
+	ks_apply_init();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	ks_shmem_request();

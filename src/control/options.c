@@ -22,7 +22,9 @@ typedef enum KsOptionType
 	KS_TYPE_INT,
 	KS_TYPE_TEXT,
 	KS_TYPE_ENUM,
-	KS_TYPE_OBJECT
+	KS_TYPE_OBJECT,
+	KS_TYPE_STRING,				/* may be empty */
+	KS_TYPE_NAMES				/* array of strings */
 } KsOptionType;
 
 typedef struct KsOptionDef
@@ -110,6 +112,37 @@ static const KsOptionDef option_table[] = {
 	"Mode merge: windows older than this interval, such as 1 hour, take no more events; needs window."},
 	{KS_OPT_LATE, "late", KS_TARGET, KS_TYPE_ENUM, "dead_letter", 0, 0, "dead_letter | drop",
 	"Mode merge: what becomes of events of such windows: they go to the dead letters, or are dropped and counted."},
+	{KS_OPT_KEY_FORMAT, "key_format", KS_SUBSCRIPTION, KS_TYPE_ENUM, NULL, 0, 0, "json | text | bytes",
+		"What message keys are: JSON, or one value for the target's only key column; default is json for formats debezium and "
+	"json, text for csv and syslog, bytes for raw."},
+	{KS_OPT_METADATA_COLUMNS, "metadata_columns", KS_SUBSCRIPTION, KS_TYPE_OBJECT, "{}", 0, 0, NULL,
+		"Columns of the target that take what Kafka knows of a message, by column name: topic, partition, offset, timestamp, "
+	"key, value or headers."},
+	{KS_OPT_PATHS, "paths", KS_SUBSCRIPTION, KS_TYPE_OBJECT, "{}", 0, 0, NULL,
+	"Format json: columns whose values lie deeper in the message, by column name, such as {\"city\": \"address.city\", \"first\": \"items[0].id\"}."},
+	{KS_OPT_FLAT, "flat", KS_SUBSCRIPTION, KS_TYPE_BOOL, "false", 0, 0, NULL,
+	"Format debezium: events are rows without an envelope, as ExtractNewRecordState leaves them."},
+	{KS_OPT_SOURCE_CONNECTOR, "source.connector", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
+		"Format debezium: the connector that made the events, such as postgresql, mysql or oracle, where they neither tell it nor "
+	"have schemas."},
+	{KS_OPT_CSV_HEADER, "csv.header", KS_SUBSCRIPTION, KS_TYPE_BOOL, "false", 0, 0, NULL,
+	"Format csv: the first line of each message names the columns; with csv.columns it is skipped."},
+	{KS_OPT_CSV_COLUMNS, "csv.columns", KS_SUBSCRIPTION, KS_TYPE_NAMES, NULL, 0, 0, NULL,
+	"Format csv: names of the fields; default, without csv.header, is the target's columns in order."},
+	{KS_OPT_CSV_DELIMITER, "csv.delimiter", KS_SUBSCRIPTION, KS_TYPE_TEXT, ",", 0, 0, NULL,
+	"Format csv: the character between fields."},
+	{KS_OPT_CSV_QUOTE, "csv.quote", KS_SUBSCRIPTION, KS_TYPE_TEXT, "\"", 0, 0, NULL,
+	"Format csv: the character around fields; it is doubled inside them."},
+	{KS_OPT_CSV_NULL, "csv.null", KS_SUBSCRIPTION, KS_TYPE_STRING, "", 0, 0, NULL,
+	"Format csv: a field without quotes that is NULL."},
+	{KS_OPT_RAW_COLUMN, "raw.column", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
+		"Format raw: the column that takes the message's value; default is the target's only column beside key and metadata, or "
+	"the one named value."},
+	{KS_OPT_SYSLOG_LENIENT, "syslog.lenient", KS_SUBSCRIPTION, KS_TYPE_BOOL, "false", 0, 0, NULL,
+		"Format syslog: what is no syslog becomes a row with the text in column message, and characters that cannot be stored "
+	"become U+FFFD, instead of stopping with an error."},
+	{KS_OPT_SYSLOG_TIME_ZONE, "syslog.time_zone", KS_SUBSCRIPTION, KS_TYPE_TEXT, "UTC", 0, 0, NULL,
+	"Format syslog: the time zone of RFC 3164's times, which have none."},
 };
 
 /* Returns the declaration of a key for a kind of object, or NULL. */
@@ -153,6 +186,12 @@ bad_value(const KsOptionDef *def, const char *value)
 		case KS_TYPE_OBJECT:
 			allowed = pstrdup("a JSON object");
 			break;
+		case KS_TYPE_STRING:
+			allowed = pstrdup("a string");
+			break;
+		case KS_TYPE_NAMES:
+			allowed = pstrdup("an array of strings");
+			break;
 		default:
 			allowed = pstrdup("a non-empty string");
 			break;
@@ -186,14 +225,17 @@ jsonb_value_text(JsonbValue *v)
 	}
 }
 
-/* Stores the text of a value into its field of the result; ERROR when it does not fit the declaration. */
+/*
+ * Stores the text of a value into its field of the result; ERROR when it does not fit the declaration.  is_object,
+ * is_array: it is the JSON text of one.
+ */
 static void
-set_option(KsOptions *options, const KsOptionDef *def, const char *text, bool is_object)
+set_option(KsOptions *options, const KsOptionDef *def, const char *text, bool is_object, bool is_array)
 {
 	char	   *end;
 
 	options->text_value[def->id] = pstrdup(text);
-	if (is_object != (def->type == KS_TYPE_OBJECT))
+	if (is_object != (def->type == KS_TYPE_OBJECT) || is_array != (def->type == KS_TYPE_NAMES))
 		bad_value(def, text);
 	switch (def->type)
 	{
@@ -217,6 +259,8 @@ set_option(KsOptions *options, const KsOptionDef *def, const char *text, bool is
 				bad_value(def, text);
 			break;
 		case KS_TYPE_OBJECT:
+		case KS_TYPE_STRING:
+		case KS_TYPE_NAMES:
 			break;
 	}
 }
@@ -259,6 +303,19 @@ check_object(const KsOptionDef *def, JsonbContainer *object)
 					 errmsg("invalid value for option \"%s\": its members must be strings, numbers or booleans", def->name)));
 }
 
+/* ERROR unless all elements of an array are strings. */
+static void
+check_names(const KsOptionDef *def, JsonbContainer *array, const char *text)
+{
+	JsonbIterator *it = JsonbIteratorInit(array);
+	JsonbValue	v;
+	JsonbIteratorToken token;
+
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+		if (token == WJB_ELEM && v.type != jbvString)
+			bad_value(def, text);
+}
+
 /*
  * Parses and checks "options"; see options.h.  unknown: where keys that are not known go, NULL = they are an ERROR.
  */
@@ -275,7 +332,7 @@ parse_options(KsObjectKind kind, const char *format, Jsonb *json, Oid check_role
 	for (int i = 0; i < lengthof(option_table); i++)
 		if (option_table[i].kind == kind && option_table[i].default_value)
 			set_option(options, &option_table[i], option_table[i].default_value,
-					   option_table[i].type == KS_TYPE_OBJECT);
+					   option_table[i].type == KS_TYPE_OBJECT, false);
 	if (kind == KS_PUBLISHER)
 		options->bool_value[KS_OPT_ALLOW_UNKEYED] = strcmp(format, "debezium") == 0;
 
@@ -303,10 +360,13 @@ parse_options(KsObjectKind kind, const char *format, Jsonb *json, Oid check_role
 		if (def)
 		{
 			bool		is_object = value.type == jbvBinary && JsonContainerIsObject(value.val.binary.data);
+			bool		is_array = value.type == jbvBinary && !is_object;
 
-			set_option(options, def, text, is_object);
+			set_option(options, def, text, is_object, is_array);
 			if (is_object)
 				check_object(def, value.val.binary.data);
+			else if (is_array)
+				check_names(def, value.val.binary.data, text);
 			options->given[def->id] = true;
 			continue;
 		}
@@ -387,7 +447,7 @@ PG_FUNCTION_INFO_V1(ks_option_reference);
 Datum
 ks_option_reference(PG_FUNCTION_ARGS)
 {
-	static const char *const types[] = {"boolean", "integer", "text", "enum", "object"};
+	static const char *const types[] = {"boolean", "integer", "text", "enum", "object", "text", "array"};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 
 	InitMaterializedSRF(fcinfo, 0);

@@ -52,6 +52,19 @@ typedef enum KsOptionId
 	KS_OPT_RETAIN,				/* "retain" interval text: older windows are deleted (merge) */
 	KS_OPT_GRACE,				/* "grace" interval text: older windows are closed (merge) */
 	KS_OPT_LATE,				/* "late": dead_letter | drop, for events of closed windows (merge) */
+	KS_OPT_KEY_FORMAT,			/* "key_format": json | text | bytes */
+	KS_OPT_METADATA_COLUMNS,	/* "metadata_columns" object column -> what of the message */
+	KS_OPT_PATHS,				/* "paths" object column -> path */
+	KS_OPT_FLAT,				/* "flat" bool: Debezium's events without envelope */
+	KS_OPT_SOURCE_CONNECTOR,	/* "source.connector" string: whose events, where they do not tell */
+	KS_OPT_CSV_HEADER,			/* "csv.header" bool */
+	KS_OPT_CSV_COLUMNS,			/* "csv.columns" array of names */
+	KS_OPT_CSV_DELIMITER,		/* "csv.delimiter" one character */
+	KS_OPT_CSV_QUOTE,			/* "csv.quote" one character */
+	KS_OPT_CSV_NULL,			/* "csv.null" string */
+	KS_OPT_RAW_COLUMN,			/* "raw.column" string */
+	KS_OPT_SYSLOG_LENIENT,		/* "syslog.lenient" bool */
+	KS_OPT_SYSLOG_TIME_ZONE,	/* "syslog.time_zone" string */
 	KS_OPT_COUNT
 } KsOptionId;
 
@@ -68,7 +81,7 @@ typedef struct KsOptions
 	bool		given[KS_OPT_COUNT];
 	bool		bool_value[KS_OPT_COUNT];
 	int64		int_value[KS_OPT_COUNT];
-	char	   *text_value[KS_OPT_COUNT];	/* strings and enums; objects as JSON text */
+	char	   *text_value[KS_OPT_COUNT];	/* strings and enums; objects and arrays as JSON text */
 	int			nproperties;
 	KsProperty *properties;		/* librdkafka properties passed through */
 } KsOptions;

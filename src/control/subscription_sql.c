@@ -8,6 +8,7 @@
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "control/definitions.h"
+#include "control/hooks.h"
 #include "control/shmem.h"
 #include "control/target_definition.h"
 #include "control/target_view.h"
@@ -131,7 +132,7 @@ check_dead_letter_topic(const KsOptions *options, char **topics, int ntopics)
 Datum
 ks_create_subscription(PG_FUNCTION_ARGS)
 {
-	static const char *const formats[] = {"debezium", "json", NULL};
+	static const char *const formats[] = {"debezium", "json", "csv", "syslog", "raw", NULL};
 	char	   *name = ks_name_arg(fcinfo, 0, "name");
 	char	   *server = ks_name_arg(fcinfo, 1, "server");
 	char	   *format = ks_text_arg(fcinfo, 4, "format");
@@ -166,6 +167,7 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 	if (options == NULL)
 		options = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
 	parsed = ks_options_parse(KS_SUBSCRIPTION, format, options, GetUserId());
+	ks_format_check_hook(format, parsed);
 	if (parsed->text_value[KS_OPT_PARTITIONS])
 		(void) ks_partition_selected(parsed->text_value[KS_OPT_PARTITIONS], 0);
 	check_dead_letter_topic(parsed, topics, ntopics);
@@ -306,6 +308,7 @@ ks_alter_subscription(PG_FUNCTION_ARGS)
 	s = ks_own_subscription(name);
 	merged = ks_merge_options(s->options_json, PG_GETARG_JSONB_P(1), special, special_values);
 	parsed = ks_options_parse(KS_SUBSCRIPTION, s->format, merged, GetUserId());
+	ks_format_check_hook(s->format, parsed);
 	if (parsed->text_value[KS_OPT_PARTITIONS])
 		(void) ks_partition_selected(parsed->text_value[KS_OPT_PARTITIONS], 0);
 	server = s->server;

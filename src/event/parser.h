@@ -66,7 +66,8 @@ typedef enum KsFieldKind
 	KS_FIELD_NUMBER,			/* text of the number */
 	KS_FIELD_STRING,			/* unescaped UTF-8, no NUL inside unless has_nul */
 	KS_FIELD_OBJECT,			/* raw JSON text */
-	KS_FIELD_ARRAY				/* raw JSON text */
+	KS_FIELD_ARRAY,				/* raw JSON text */
+	KS_FIELD_BYTES				/* bytes that nobody has looked at; raw is NULL */
 } KsFieldKind;
 
 typedef struct KsField
@@ -75,12 +76,13 @@ typedef struct KsField
 	uint32_t	name_size;
 	KsFieldKind kind;
 	bool		has_nul;
-	const char *data;			/* NUMBER, STRING, OBJECT, ARRAY */
+	const char *data;			/* NUMBER, STRING, OBJECT, ARRAY, BYTES */
 	uint32_t	size;
 	uint32_t	raw_size;
-	const char *raw;			/* the value as it stands in the JSON text, strings with quotes and escapes */
+	const char *raw;			/* the value as it stands in the JSON text, strings with quotes and escapes; NULL: no JSON */
 	bool		json_null;		/* kind NULL: the value is JSON null, not SQL NULL (named in KsMessage.json_null) */
 	uint8_t		modes;			/* KS_MODE_... */
+	bool		optional;		/* it does not matter where the target has no such column */
 } KsField;
 
 typedef struct KsFieldList
@@ -90,6 +92,14 @@ typedef struct KsFieldList
 	int			capacity;
 	bool		present;		/* false: the part was absent or null */
 } KsFieldList;
+
+/* How the fields of a row find their columns. */
+typedef enum KsFieldOrder
+{
+	KS_BY_NAME,
+	KS_BY_POSITION,				/* the fields are the target's columns in order; their names (column1 ...) are made up */
+	KS_IS_VALUE					/* the one field is the message's value; its name is made up */
+} KsFieldOrder;
 
 /*
  * One parsed message.  Zeroed by its owner before the first use; the parser grows the arrays in it with malloc and
@@ -112,6 +122,10 @@ typedef struct KsParsed
 	size_t		schema_size;
 	const char *key_schema;		/* same of the key */
 	size_t		key_schema_size;
+	KsFieldOrder order;			/* of "after" */
+	bool		more;			/* the message has another row: see KsParserOps.next */
+	const char *connector;		/* Debezium's connector that made the event, NULL if it is not told */
+	size_t		connector_size;
 } KsParsed;
 
 /* Frees the arrays of a KsParsed and zeroes it.  In format/json_fields.c. */
@@ -119,22 +133,57 @@ extern void ks_parsed_free(KsParsed *parsed);
 
 typedef struct KsParser KsParser;
 
+typedef enum KsKeyFormat
+{
+	KS_KEY_DEFAULT,				/* json, but text for csv and syslog, bytes for raw */
+	KS_KEY_JSON,
+	KS_KEY_TEXT,
+	KS_KEY_BYTES
+} KsKeyFormat;
+
+/* What options say of parsing; all text in UTF-8 and borrowed.  Zeroed means defaults. */
+typedef struct KsParserOptions
+{
+	KsKeyFormat key_format;
+	const char *paths;			/* json: JSON object column -> path, see format/json_path.h */
+	bool		flat;			/* debezium: rows without the envelope */
+	const char *connector;		/* debezium: which connector made the events, where they do not tell */
+	bool		csv_header;		/* the first line of each message names the columns (or is skipped, with csv_columns) */
+	const char *csv_columns;	/* JSON array of names */
+	char		csv_delimiter;	/* 0: comma */
+	char		csv_quote;		/* 0: double quote */
+	const char *csv_null;		/* an unquoted field that is NULL; NULL: the empty one */
+	const char *raw_column;		/* name of the field, NULL: "value", and KsParsed.order is KS_IS_VALUE */
+	bool		syslog_lenient; /* what is no syslog is a message all the same */
+	const char *syslog_time_zone;	/* of RFC 3164's timestamps; NULL: UTC */
+} KsParserOptions;
+
 typedef struct KsParserOps
 {
 	const char *name;			/* value of create_subscription(format) */
 	KsParser   *(*create) (void);	/* malloc'ed state, freed by destroy; NULL when out of memory */
 	void		(*destroy) (KsParser *parser);
+	/* Takes options, once, before the first message.  Returns NULL, or what is wrong with them (in parser memory). */
+	const char *(*configure) (KsParser *parser, const KsParserOptions *options);
 	/*
 	 * Parses one message into *out (which points into message and parser memory until the next "reset").
 	 * Returns NULL, or the cause of failure in words (static or in parser memory), e.g. "invalid JSON at byte 12: ...".
 	 */
 	const char *(*parse) (KsParser *parser, const KsMessage *message, KsParsed *out);
+	/*
+	 * While out->more: goes on to the next row of the same message, in the same way.  The rows before stay valid but
+	 * for the arrays of *out.  NULL for formats with one row per message.
+	 */
+	const char *(*next) (KsParser *parser, KsParsed *out);
 	/* Frees what all messages since the last reset took from the parser's scratch memory. */
 	void		(*reset) (KsParser *parser);
 } KsParserOps;
 
 extern const KsParserOps ks_debezium_parser;
 extern const KsParserOps ks_json_parser;
+extern const KsParserOps ks_csv_parser;
+extern const KsParserOps ks_raw_parser;
+extern const KsParserOps ks_syslog_parser;
 
 /* Returns the parser of a format's name, or NULL.  In format/registry.c. */
 extern const KsParserOps *ks_parser_ops(const char *format);

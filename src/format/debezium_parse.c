@@ -1,11 +1,13 @@
 /*
  * debezium_parse.c: reads Debezium's change events in JSON, with and without schemas.  Plain C, zero copy.
  *
- * Only op, before and after are looked into; source, transaction and times are checked and skipped.
+ * Only op, before, after and the connector's name in source are looked into; transaction and times are checked and
+ * skipped.  With option "flat", events are rows as Debezium's ExtractNewRecordState leaves them.
  */
 #include "format/json_fields.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 uint8_t		ks_modes_wanted = 0;
@@ -39,6 +41,35 @@ scan_row(KsJson *json, KsFieldList *list, Envelope *env, const char *error)
 		return false;
 	}
 	return true;
+}
+
+/* Scans "source" for the name of the connector. */
+static bool
+scan_source(KsJson *json, KsParsed *out)
+{
+	bool		first = true;
+	KsField		member;
+	int			more;
+
+	if (ks_json_peek(json) != '{')
+		return ks_json_skip(json);
+	while ((more = ks_json_next_member(json, &first, &member)) > 0)
+	{
+		if (!KS_NAME_IS(&member, "connector"))
+		{
+			if (!ks_json_skip(json))
+				return false;
+			continue;
+		}
+		if (!ks_json_value(json, &member))
+			return false;
+		if (member.kind == KS_FIELD_STRING)
+		{
+			out->connector = member.data;
+			out->connector_size = member.size;
+		}
+	}
+	return more == 0;
 }
 
 /* Scans the members of an envelope ('{' seen); "wrapped": it is the payload of the form with schemas. */
@@ -92,6 +123,12 @@ scan_envelope(KsJson *json, KsParsed *out, Envelope *env, bool wrapped)
 					env->has_status = member.kind == KS_FIELD_STRING &&
 						((member.size == 5 && memcmp(member.data, "BEGIN", 5) == 0) ||
 						 (member.size == 3 && memcmp(member.data, "END", 3) == 0));
+					continue;
+				}
+				if (KS_NAME_IS(&member, "source"))
+				{
+					if (!scan_source(json, out))
+						return false;
 					continue;
 				}
 				if (!wrapped && KS_NAME_IS(&member, "schema"))
@@ -148,6 +185,118 @@ tombstone(KsParsed *out)
 	return NULL;
 }
 
+/* Scans {"schema":...,"payload":row}, a flat event with its schema, from the row that was taken for its members. */
+static const char *
+unwrap_flat(KsParser *parser, KsParsed *out)
+{
+	const KsField *fields = out->after.fields;
+
+	for (int i = 0; out->after.count == 2 && i < 2; i++)
+	{
+		const KsField *schema = &fields[i];
+		const KsField *payload = &fields[1 - i];
+		KsJson		json;
+
+		/* as with keys: a table whose columns have these very names has no objects there */
+		if (!KS_NAME_IS(schema, "schema") || !KS_NAME_IS(payload, "payload") ||
+			schema->kind != KS_FIELD_OBJECT || (payload->kind != KS_FIELD_OBJECT && payload->kind != KS_FIELD_NULL))
+			continue;
+		out->schema = schema->raw;
+		out->schema_size = schema->raw_size;
+		if (payload->kind == KS_FIELD_NULL)
+			return tombstone(out);
+		ks_json_init(&json, payload->raw, payload->raw_size, &parser->arena);
+		(void) ks_json_peek(&json);
+		if (!ks_json_fields(&json, &out->after))
+			return ks_json_failure(parser, &json, "");
+		break;
+	}
+	return NULL;
+}
+
+/* What the fields that ExtractNewRecordState adds say of a flat event.  Returns NULL or the cause. */
+static const char *
+read_added_fields(KsParser *parser, KsParsed *out)
+{
+	bool		deleted = false;
+
+	out->op = 'u';
+	for (int i = 0; i < out->after.count; i++)
+	{
+		KsField    *field = &out->after.fields[i];
+
+		if (field->name_size < 3 || memcmp(field->name, "__", 2) != 0)
+			continue;
+		field->optional = true;
+		if (KS_NAME_IS(field, "__deleted"))
+		{
+			if (field->kind == KS_FIELD_TRUE || (field->kind == KS_FIELD_STRING && field->size == 4 &&
+												 memcmp(field->data, "true", 4) == 0))
+				deleted = true;
+			else if (field->kind != KS_FIELD_FALSE && field->kind != KS_FIELD_NULL &&
+					 !(field->kind == KS_FIELD_STRING && field->size == 5 && memcmp(field->data, "false", 5) == 0))
+				return "\"__deleted\" is neither \"true\" nor \"false\"";
+		}
+		else if (KS_NAME_IS(field, "__op"))
+		{
+			if (field->kind != KS_FIELD_STRING || field->size != 1 || strchr("curdt", field->data[0]) == NULL ||
+				field->data[0] == '\0')
+				return "\"__op\" is none of \"c\", \"u\", \"r\", \"d\", \"t\"";
+			out->op = field->data[0];
+		}
+		else if (KS_NAME_IS(field, "__source_connector") && field->kind == KS_FIELD_STRING)
+		{
+			out->connector = field->data;
+			out->connector_size = field->size;
+		}
+	}
+	if (deleted)
+		out->op = 'd';
+	if (out->op == 't')
+		out->after.present = false;
+	if (out->op == 'd')
+	{
+		/* the row is the one that was deleted; both lists keep their arrays */
+		KsFieldList row = out->after;
+
+		out->after = out->before;
+		out->before = row;
+		out->after.present = false;
+	}
+	return NULL;
+}
+
+/* Reads an event without envelope. */
+static const char *
+parse_flat(KsParser *parser, KsJson *json, KsParsed *out)
+{
+	const char *error;
+
+	if (!ks_json_fields(json, &out->after) || !ks_json_finish(json))
+		return ks_json_failure(parser, json, "");
+	error = unwrap_flat(parser, out);
+	if (error != NULL || out->tombstone)
+		return error;
+	return read_added_fields(parser, out);
+}
+
+/* Names the connector where the message does not, and option "source.connector" does. */
+static void
+default_connector(KsParser *parser, KsParsed *out)
+{
+	if (out->connector == NULL && parser->connector != NULL)
+	{
+		out->connector = parser->connector;
+		out->connector_size = strlen(parser->connector);
+	}
+	else if (out->connector == NULL && parser->flat)
+	{
+		/* nobody's: what values without a schema mean is not known */
+		out->connector = "";
+		out->connector_size = 0;
+	}
+}
+
 /* Parses one message, but for its headers.  Returns NULL or the cause. */
 static const char *
 parse_event(KsParser *parser, const KsMessage *message, KsParsed *out)
@@ -157,6 +306,7 @@ parse_event(KsParser *parser, const KsMessage *message, KsParsed *out)
 	KsJson		json;
 	const char *error;
 
+	default_connector(parser, out);
 	error = ks_json_key(parser, message, true, out);
 	if (error != NULL)
 		return error;
@@ -171,6 +321,11 @@ parse_event(KsParser *parser, const KsMessage *message, KsParsed *out)
 		if (!ks_json_skip(&json) || !ks_json_finish(&json))
 			return ks_json_failure(parser, &json, "");
 		return "message value is not a JSON object";
+	}
+	if (parser->flat)
+	{
+		out->ignore = message->topic != NULL && strncmp(message->topic, heartbeat, sizeof(heartbeat) - 1) == 0;
+		return parse_flat(parser, &json, out);
 	}
 	if (!scan_envelope(&json, out, &env, false) || !ks_json_finish(&json))
 		return env.error != NULL ? env.error : ks_json_failure(parser, &json, "");
@@ -298,10 +453,22 @@ debezium_parse(KsParser *parser, const KsMessage *message, KsParsed *out)
 	return error;
 }
 
+/* Takes options; see KsParserOps. */
+static const char *
+debezium_configure(KsParser *parser, const KsParserOptions *options)
+{
+	ks_parser_key_format(parser, options, KS_KEY_JSON);
+	parser->flat = options->flat;
+	if (options->connector != NULL && (parser->connector = strdup(options->connector)) == NULL)
+		return "out of memory";
+	return NULL;
+}
+
 const KsParserOps ks_debezium_parser = {
 	.name = "debezium",
 	.create = ks_json_parser_create,
 	.destroy = ks_json_parser_destroy,
+	.configure = debezium_configure,
 	.parse = debezium_parse,
 	.reset = ks_json_parser_reset,
 };

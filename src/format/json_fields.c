@@ -2,6 +2,7 @@
  * json_fields.c: see json_fields.h.
  */
 #include "format/json_fields.h"
+#include "format/json_path.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,8 @@ ks_json_parser_destroy(KsParser *parser)
 	if (parser == NULL)
 		return;
 	ks_arena_free(&parser->arena);
+	ks_json_paths_free(parser->paths);
+	free(parser->connector);
 	free(parser);
 }
 
@@ -42,6 +45,17 @@ ks_parsed_clear(KsParsed *out)
 	out->key.present = out->before.present = out->after.present = out->unchanged.present = false;
 	out->schema = out->key_schema = NULL;
 	out->schema_size = out->key_schema_size = 0;
+	out->order = KS_BY_NAME;
+	out->more = false;
+	out->connector = NULL;
+	out->connector_size = 0;
+}
+
+/* Notes how keys are written. */
+void
+ks_parser_key_format(KsParser *parser, const KsParserOptions *options, KsKeyFormat format_default)
+{
+	parser->key_format = options->key_format != KS_KEY_DEFAULT ? options->key_format : format_default;
 }
 
 /* Frees the arrays of a result and zeroes it. */
@@ -55,7 +69,7 @@ ks_parsed_free(KsParsed *parsed)
 	memset(parsed, 0, sizeof(KsParsed));
 }
 
-/* Returns a new field at the list's end, NULL when out of memory. */
+/* Returns a new field at the list's end, not initialised, NULL when out of memory. */
 static inline KsField *
 add_field(KsFieldList *list)
 {
@@ -73,6 +87,17 @@ add_field(KsFieldList *list)
 		list->capacity = capacity;
 	}
 	return &list->fields[list->count++];
+}
+
+/* Returns a new field at the list's end, all zero. */
+KsField *
+ks_field_add(KsFieldList *list)
+{
+	KsField    *field = add_field(list);
+
+	if (field != NULL)
+		memset(field, 0, sizeof(KsField));
+	return field;
 }
 
 /* Notes that memory ran out. */
@@ -173,6 +198,34 @@ scan_key(KsJson *json, KsFieldList *list)
 	return true;
 }
 
+/* A key that is not JSON: one nameless field. */
+static const char *
+plain_key(KsParser *parser, const KsMessage *message, KsParsed *out)
+{
+	KsField    *field;
+	bool		text = parser->key_format == KS_KEY_TEXT;
+
+	if (message->key_size > KS_JSON_MAX_SIZE)
+		return "message key is larger than 2 GB";
+	if (text && ks_utf8_check(message->key, message->key_size) < message->key_size)
+	{
+		snprintf(parser->error, sizeof(parser->error), "message key: invalid UTF-8 at byte %zu",
+				 ks_utf8_check(message->key, message->key_size));
+		return parser->error;
+	}
+	out->key.count = 0;
+	field = ks_field_add(&out->key);
+	if (field == NULL)
+		return "out of memory";
+	out->key.present = true;
+	field->name = "";
+	field->kind = text ? KS_FIELD_STRING : KS_FIELD_BYTES;
+	field->data = message->key;
+	field->size = (uint32_t) message->key_size;
+	field->has_nul = memchr(message->key, 0, message->key_size) != NULL;
+	return NULL;
+}
+
 /* Parses a message key. */
 const char *
 ks_json_key(KsParser *parser, const KsMessage *message, bool unwrap, KsParsed *out)
@@ -182,6 +235,8 @@ ks_json_key(KsParser *parser, const KsMessage *message, bool unwrap, KsParsed *o
 
 	if (message->key == NULL)
 		return NULL;
+	if (parser->key_format > KS_KEY_JSON)
+		return plain_key(parser, message, out);
 	ks_json_init(&json, message->key, message->key_size, &parser->arena);
 	if (!scan_key(&json, &out->key) || !ks_json_finish(&json))
 		return ks_json_failure(parser, &json, "message key: ");

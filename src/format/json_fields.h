@@ -6,15 +6,28 @@
 
 #include "format/json_scan.h"
 
+struct KsJsonPaths;
+
+/* The state of all parsers begins with this. */
 struct KsParser
 {
 	KsArena		arena;
 	char		error[256];
+	KsKeyFormat key_format;
+	struct KsJsonPaths *paths;	/* json: option "paths", NULL = none */
+	bool		flat;			/* debezium */
+	char	   *connector;		/* debezium */
 };
 
 extern KsParser *ks_json_parser_create(void);
 extern void ks_json_parser_destroy(KsParser *parser);
 extern void ks_json_parser_reset(KsParser *parser);
+
+/* What configure() has to do for all formats: notes how keys are written. */
+extern void ks_parser_key_format(KsParser *parser, const KsParserOptions *options, KsKeyFormat format_default);
+
+/* Returns a new field at the list's end, all zero, NULL when out of memory. */
+extern KsField *ks_field_add(KsFieldList *list);
 
 /* Begins a message: empties *out but keeps its arrays. */
 extern void ks_parsed_clear(KsParsed *out);
@@ -30,7 +43,8 @@ extern const char *ks_json_names(KsParser *parser, const char *header, const cha
 
 /*
  * Parses a message key: an object, or a scalar as one field with an empty name; absent and null keys leave out->key
- * not present.  With "unwrap", {"schema":...,"payload":...} stands for its payload.  Returns NULL or the cause.
+ * not present.  With "unwrap", {"schema":...,"payload":...} stands for its payload.  Keys that are not JSON, as
+ * parser->key_format says, are one nameless field.  Returns NULL or the cause.
  */
 extern const char *ks_json_key(KsParser *parser, const KsMessage *message, bool unwrap, KsParsed *out);
 

@@ -1,9 +1,11 @@
 /*
  * json_parse.c: reads format json: the value is one flat object per row, a null value a delete, the key an object or
- * a scalar.  Plain C, zero copy.
+ * a scalar.  With option "paths" the value may be any JSON.  Plain C, zero copy.
  */
 #include "format/json_fields.h"
+#include "format/json_path.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* Marks the columns that header pg_kafka_sync.json_null says to be JSON null.  Returns NULL or the cause. */
@@ -71,6 +73,13 @@ json_parse(KsParser *parser, const KsMessage *message, KsParsed *out)
 		return "empty message";
 
 	ks_json_init(&json, message->value, message->value_size, &parser->arena);
+	if (parser->paths != NULL && (ks_json_peek(&json) == '{' || ks_json_paths_take_any(parser->paths)))
+	{
+		if (!ks_json_paths_scan(parser->paths, &json, &out->after) || !ks_json_finish(&json))
+			return ks_json_failure(parser, &json, "");
+		out->op = 'u';
+		return read_headers(parser, message, out);
+	}
 	if (ks_json_peek(&json) == '{')
 	{
 		if (!ks_json_fields(&json, &out->after) || !ks_json_finish(&json))
@@ -83,10 +92,27 @@ json_parse(KsParser *parser, const KsMessage *message, KsParsed *out)
 	return "message value is not a JSON object";
 }
 
+/* Takes options; see KsParserOps. */
+static const char *
+json_configure(KsParser *parser, const KsParserOptions *options)
+{
+	char		cause[sizeof(parser->error) - 32];
+
+	ks_parser_key_format(parser, options, KS_KEY_JSON);
+	if (options->paths == NULL)
+		return NULL;
+	parser->paths = ks_json_paths_create(options->paths, cause, sizeof(cause));
+	if (parser->paths != NULL)
+		return NULL;
+	snprintf(parser->error, sizeof(parser->error), "option \"paths\": %s", cause);
+	return parser->error;
+}
+
 const KsParserOps ks_json_parser = {
 	.name = "json",
 	.create = ks_json_parser_create,
 	.destroy = ks_json_parser_destroy,
+	.configure = json_configure,
 	.parse = json_parse,
 	.reset = ks_json_parser_reset,
 };

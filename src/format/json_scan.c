@@ -210,6 +210,36 @@ utf8_length(const char *p, const char *end)
 	return 0;
 }
 
+/* Finds the first byte that is not part of valid UTF-8. */
+size_t
+ks_utf8_check(const char *text, size_t size)
+{
+	const char *p = text;
+	const char *end = text + size;
+
+	while (p < end)
+	{
+		if ((unsigned char) *p < 0x80)
+		{
+			uint64_t	eight;
+
+			while (end - p >= 8 && (memcpy(&eight, p, 8), (eight & UINT64_C(0x8080808080808080)) == 0))
+				p += 8;
+			while (p < end && (unsigned char) *p < 0x80)
+				p++;
+		}
+		else
+		{
+			int			length = utf8_length(p, end);
+
+			if (length == 0)
+				return p - text;
+			p += length;
+		}
+	}
+	return size;
+}
+
 /* Value of four hexadecimal digits at p, -1 if they are none. */
 static int
 hex4(const char *p, const char *end)
@@ -608,6 +638,7 @@ ks_json_value(KsJson *json, KsField *value)
 	value->has_nul = false;
 	value->json_null = false;
 	value->modes = 0;
+	value->optional = false;
 	if (json->error != NULL || begin == json->end)
 		return fail_expected(json, begin, NULL);
 	value->raw = value->data = begin;

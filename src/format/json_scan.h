@@ -39,6 +39,9 @@ typedef struct KsJson
 	size_t		error_at;		/* byte offset */
 } KsJson;
 
+/* Returns the place of the first byte that is not part of valid UTF-8, or size. */
+extern size_t ks_utf8_check(const char *text, size_t size);
+
 /* Begins scanning a text; the arena takes unescaped strings. */
 extern void ks_json_init(KsJson *json, const char *data, size_t size, KsArena *arena);
 

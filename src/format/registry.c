@@ -7,7 +7,8 @@
 #include "event/parser.h"
 
 static const KsEncoderOps *const encoders[] = {&ks_debezium_encoder, &ks_json_encoder};
-static const KsParserOps *const parsers[] = {&ks_debezium_parser, &ks_json_parser};
+static const KsParserOps *const parsers[] = {&ks_debezium_parser, &ks_json_parser, &ks_csv_parser,
+	&ks_syslog_parser, &ks_raw_parser};
 
 /* Returns the encoder of a format's name, or NULL. */
 const KsEncoderOps *

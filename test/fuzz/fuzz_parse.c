@@ -14,6 +14,7 @@
 #undef likely_
 #undef unlikely_
 #include "format/json_fields.c"
+#include "format/json_path.c"
 #include "format/json_parse.c"
 #include "format/debezium_parse.c"
 #include "apply/value_text.c"

@@ -39,7 +39,7 @@ def library(scratch):
     path = scratch / "convert_function.so"
     include = subprocess.run([PG_CONFIG, "--includedir-server"], check=True, capture_output=True, text=True).stdout.strip()
     sources = [Path(__file__).parent / "convert_function.c", *(ROOT / "src/apply").glob("convert*.c"), ROOT / "src/apply/value_text.c",
-               *(ROOT / "src/format" / f"{name}.c" for name in ("json_scan", "json_fields", "json_parse", "debezium_parse"))]
+               *(ROOT / "src/format" / f"{name}.c" for name in ("json_scan", "json_fields", "json_path", "json_parse", "debezium_parse"))]
     # symbolic: its own functions, not those of the preloaded extension
     subprocess.run(["gcc", "-std=gnu99", "-O1", "-g", "-Wall", "-fPIC", "-shared", "-Wl,-Bsymbolic", f"-I{ROOT}/src", f"-I{include}",
                     *map(str, sources), "-o", str(path)], check=True)

@@ -5,6 +5,7 @@
 #undef likely_
 #undef unlikely_
 #include "format/json_fields.c"
+#include "format/json_path.c"
 #include "format/json_parse.c"
 #include "format/debezium_parse.c"
 
@@ -45,7 +46,7 @@ show(const KsFieldList *list)
 		const KsField *f = &list->fields[i];
 
 		used += snprintf(result + used, sizeof(text[0]) - used, "%s%.*s=%c%.*s", i > 0 ? "," : "",
-						 (int) f->name_size, f->name, "0TFNSOA"[f->kind], (int) f->size, f->data);
+						 (int) f->name_size, f->name, "0TFNSOAB"[f->kind], (int) f->size, f->data);
 		if (f->json_null)
 			used += snprintf(result + used, sizeof(text[0]) - used, "!");
 	}
