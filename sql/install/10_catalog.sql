@@ -117,6 +117,18 @@ CREATE TRIGGER definitions_changed AFTER INSERT OR UPDATE OR DELETE ON kafka.pub
 CREATE TRIGGER definitions_changed AFTER INSERT OR UPDATE OR DELETE ON kafka.subscription
     FOR EACH STATEMENT EXECUTE FUNCTION kafka.definitions_changed();
 
+-- A role that owns one cannot be dropped, from whichever database.
+CREATE FUNCTION kafka.owner_changed() RETURNS trigger
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'ks_owner_changed';
+COMMENT ON FUNCTION kafka.owner_changed() IS
+    'Trigger function: notes in pg_shdepend that publishers and subscriptions depend on the roles that own them.';
+REVOKE ALL ON FUNCTION kafka.owner_changed() FROM PUBLIC;
+CREATE TRIGGER owner_changed AFTER INSERT OR UPDATE OF owner OR DELETE ON kafka.publisher
+    FOR EACH ROW EXECUTE FUNCTION kafka.owner_changed();
+CREATE TRIGGER owner_changed AFTER INSERT OR UPDATE OF owner OR DELETE ON kafka.subscription
+    FOR EACH ROW EXECUTE FUNCTION kafka.owner_changed();
+
 SELECT pg_catalog.pg_extension_config_dump('kafka.publisher', '');
 SELECT pg_catalog.pg_extension_config_dump('kafka.publisher_relation', '');
 SELECT pg_catalog.pg_extension_config_dump('kafka.publisher_topic', '');

@@ -9,6 +9,7 @@
 #include "control/catalog.h"
 #include "control/hooks.h"
 #include "control/orphan_origins.h"
+#include "control/owner_dependency.h"
 #include "control/shmem.h"
 #include "control/slot_guard.h"
 #include "miscadmin.h"
@@ -237,6 +238,7 @@ scan_body(void)
 	read_definitions(&publishers, &subscriptions);
 	drop_orphan_slots(publishers);
 	ks_drop_orphan_origins(subscriptions, subscription_runs);
+	ks_owner_dependencies_repair(publishers, subscriptions);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	ks_worker_set_state(KS_STATE_FINISHED, NULL);

@@ -20,6 +20,7 @@
 #include "commands/extension.h"
 #include "compat/pg_compat.h"
 #include "control/definitions.h"
+#include "control/owner_dependency.h"
 #include "control/shmem.h"
 #include "control/xact.h"
 #include "foreign/foreign.h"
@@ -217,6 +218,7 @@ object_access(ObjectAccessType access, Oid class, Oid object, int sub, void *arg
 	if (class == ExtensionRelationId && object == get_extension_oid("pg_kafka_sync", true))
 	{
 		ks_rescan_at_commit();	/* workers end, slots and origins go */
+		ks_owner_dependencies_forget();
 		return;
 	}
 	if (class != RelationRelationId && class != ForeignServerRelationId && class != PublicationRelationId &&

@@ -588,6 +588,55 @@ def test_drop_of_what_is_used(own, make, kafka):
     own.q(f"DROP ROLE {role}")
 
 
+def test_drop_role_from_another_database(own, make, kafka):
+    """An owner's definitions in any database keep the role, as what it owns otherwise does; the last one's end sets it free."""
+    db, other = make(kafka), make()
+    topic = pair(db, kafka)
+    role, heir = (f"{name}_{uuid.uuid4().hex[:8]}" for name in ("owner", "heir"))
+    own.q(f"CREATE ROLE {role} SUPERUSER; CREATE ROLE {heir} SUPERUSER")
+
+    def refused(what=2):
+        with pytest.raises(psycopg.errors.DependentObjectsStillExist) as error:
+            other.q(f"DROP ROLE {role}")
+        assert f"{what} object{'s' * (what > 1)} in database {db.name}" in error.value.diag.message_detail
+
+    with db.connect(autocommit=False) as connection:
+        connection.execute("SELECT kafka.set_owner('publisher', 'p', %s::regrole)", [role])
+        connection.rollback()
+    for kind, name in (("publisher", "p"), ("subscription", "s")):
+        db.q("SELECT kafka.set_owner(%s, %s, %s::regrole)", kind, name, role)
+    refused()
+    # neither of these takes a definition away
+    with db.connect() as connection:
+        connection.execute(f"SET ROLE {role}")
+        connection.execute(f"DROP OWNED BY {role}")
+    refused()
+    flows(db)
+    db.q("SELECT kafka.set_owner('publisher', 'p', %s::regrole)", heir)
+    refused(1)
+    # two of the role's: the first one's end is not enough
+    with db.connect() as connection:
+        connection.execute(f"SET ROLE {role}")
+        connection.execute("SELECT kafka.create_subscription('s2', 'kafka', %s, enabled => false)", [[topic]])
+    db.q("SELECT kafka.drop_subscription('s')")
+    refused(1)
+    with db.connect(autocommit=False) as first, db.connect(autocommit=False) as second:
+        # one is made while the other goes: whichever way that ends, the role is kept as long as it owns one
+        first.execute(f"SET ROLE {role}")
+        first.execute("SELECT kafka.create_subscription('s3', 'kafka', %s, enabled => false)", [[topic]])
+        second.execute("SELECT kafka.drop_subscription('s2')")
+        second.commit()
+        first.commit()
+    refused(1)
+    db.q("SELECT kafka.drop_subscription('s3')")
+    other.q(f"DROP ROLE {role}")
+
+    with pytest.raises(psycopg.errors.DependentObjectsStillExist):
+        other.q(f"DROP ROLE {heir}")
+    db.q("DROP EXTENSION pg_kafka_sync CASCADE")
+    other.q(f"DROP ROLE {heir}")
+
+
 @pytest.mark.parametrize("private_cluster", [["max_worker_processes = 6", "max_parallel_workers = 2"]], indirect=True)
 def test_no_free_background_worker(private_cluster, black_hole):
     """Too few max_worker_processes: who does not run says why, and runs as soon as a place is free."""
