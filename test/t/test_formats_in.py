@@ -289,7 +289,7 @@ def test_metadata_bad(db, kafka, topic):
     db.q("""SELECT kafka.alter_subscription('s', '{"metadata_columns": {"v": "headers"}}')""")
     kafka.produce(topic, {"id": 1}, headers=[("a", "b")])
     db.wait_for_subscription("s")
-    assert rows(db, "v") == [('[["a","b"]]',)]
+    assert rows(db, "v") == [('[["a", "b"]]',)]
     db.q("ALTER TABLE t ADD i smallint")
     db.q("""SELECT kafka.alter_subscription('s', '{"metadata_columns": {"i": "topic"}}')""")
     kafka.produce(topic, {"id": 2})
