@@ -95,18 +95,30 @@ through_text(KsConverter *conv, KsType *type, KsTypeClass class, Oid natural, Da
 	return InputFunctionCall(&type->input, OutputFunctionCall(output, value), type->ioparam, type->typmod);
 }
 
-/* 64-bit integer of a number; ERROR beyond that, or with a fraction. */
+/* 64-bit integer of a number (Oracle's intervals are written as 1.0E7); ERROR beyond that, or with a fraction. */
 static int64
 wire_int64(const KsType *type, const KsField *field)
 {
 	int64		value;
 	bool		overflow;
+	double		number;
+	char		text[40];
 
 	if (!ks_text_int64(field->data, field->size, &value, &overflow))
+	{
+		if (!overflow && field->size < sizeof(text))
+		{
+			memcpy(text, field->data, field->size);
+			text[field->size] = '\0';
+			number = strtod(text, NULL);
+			if (number > -9007199254740992.0 && number < 9007199254740992.0 && number == (double) (int64) number)
+				return (int64) number;
+		}
 		ereport(ERROR,
 				(errcode(overflow ? ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE : ERRCODE_INVALID_TEXT_REPRESENTATION),
 				 errmsg("value \"%.*s\" is no 64-bit integer, as the encoding of type %s needs",
 						(int) Min(field->size, 40), field->data, format_type_be(type->declared))));
+	}
 	return value;
 }
 

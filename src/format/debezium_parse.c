@@ -244,7 +244,8 @@ read_added_fields(KsParser *parser, KsParsed *out)
 				return "\"__op\" is none of \"c\", \"u\", \"r\", \"d\", \"t\"";
 			out->op = field->data[0];
 		}
-		else if (KS_NAME_IS(field, "__source_connector") && field->kind == KS_FIELD_STRING)
+		else if ((KS_NAME_IS(field, "__connector") || KS_NAME_IS(field, "__source_connector")) &&
+				 field->kind == KS_FIELD_STRING)
 		{
 			out->connector = field->data;
 			out->connector_size = field->size;

@@ -68,6 +68,7 @@ convert_message(PG_FUNCTION_ARGS)
 	list = out.tombstone ? &out.key : out.op == 'd' ? &out.before : &out.after;
 	ks_converter_use_schema(conv, out.tombstone ? out.key_schema : out.schema,
 							out.tombstone ? out.key_schema_size : out.schema_size);
+	ks_converter_use_connector(conv, out.connector, out.connector_size);
 	op[0] = out.op;
 	result = accumArrayResult(result, CStringGetTextDatum(op), false, TEXTOID, CurrentMemoryContext);
 	for (int i = 0; i < list->count; i++)

@@ -77,11 +77,11 @@ class Convert:
                             key, value, json_null)
         return got[0], dict(zip(got[1::2], got[2::2]))
 
-    def value(self, column, value, raw=None, ct=None, schema=None, jn=None):
-        """One value; raw: its JSON text, ct: option column_types, schema: of the column, jn: header json_null."""
+    def value(self, column, value, raw=None, ct=None, schema=None, jn=None, source=None):
+        """One value; raw: its JSON text, ct: option column_types, schema: of the column, jn: header json_null, source: connector."""
         text = '{"id":1,%s:%s}' % (json.dumps(column), raw if raw is not None else json.dumps(value))
         if self.format == "debezium":
-            text = '{"op":"c","after":%s}' % text
+            text = '{"op":"c","after":%s%s}' % (text, ',"source":{"connector":"%s"}' % source if source else "")
         if schema:
             row = {"type": "struct", "field": "after", "fields": [{"type": "int32", "field": "id"}, {**schema, "field": column}]}
             text = '{"schema":%s,"payload":%s}' % (
@@ -452,6 +452,132 @@ def test_schemas(convert):
     eq('tx', '2020-01-01T00:00:00Z', '2020-01-01 00:00:00+00', schema=S('string', 'io.debezium.time.ZonedTimestamp'))
     eq('mo', 'ok', 'ok', schema=S('string', 'io.debezium.data.Enum', allowed="sad,ok"))
     eq('i8', 5, '5', schema=S('int64'))
+
+
+def test_mysql(convert):
+    """Values of Debezium's MySQL connector with its default modes; what a type means there is not what it means here."""
+    S = typed
+    def eq(*args, **kwargs):
+        for source in ("mysql", "mariadb"):
+            convert.eq(*args, source=source, **kwargs)
+    def err(*args, **kwargs):
+        convert.err(*args, source="mysql", **kwargs)
+    # TINYINT(1), BOOLEAN, BIT
+    eq('b', 1, 't')
+    eq('b', 0, 'f')
+    err('b', 2, '22P02')
+    eq('b', True, 't')
+    eq('b1', True, '1')
+    eq('b5', 'FQ==', '10101')
+    eq('i4', 'FQ==', '21', schema=S('bytes', 'io.debezium.data.Bits', length="5"))
+    eq('n', '//////////8=', '18446744073709551615', schema=S('bytes', 'io.debezium.data.Bits', length="64"))
+    err('i8', '//////////8=', '22003', schema=S('bytes', 'io.debezium.data.Bits', length="64"))
+    err('by', 'FQ==', '42804', schema=S('bytes', 'io.debezium.data.Bits', length="5"))
+    # DATETIME is milliseconds up to three digits, then microseconds; only the precision tells
+    eq('ts3', 1529476623123, '2018-06-20 06:37:03.123')
+    eq('ts0', 1529476623000, '2018-06-20 06:37:03')
+    err('ts6', 1529476623000, '42804', 'column_types')
+    eq('ts6', 1529476623000, '2018-06-20 06:37:03', ct='{"ts6":"timestamp(3)"}')
+    eq('ts6', 1529476623000123, '2018-06-20 06:37:03.000123', ct='{"ts6":"timestamp(6)"}')
+    eq('ts6', 1529476623000, '2018-06-20 06:37:03', schema=S('int64', 'io.debezium.time.Timestamp'))
+    eq('ts6', 1529476623000, '2018-06-20 06:37:03', ct='{"ts6":"io.debezium.time.Timestamp"}')
+    eq('ts6', 1529476623000000123, '2018-06-20 06:37:03', ct='{"ts6":"io.debezium.time.NanoTimestamp"}')
+    err('ts3', 1529476623000000, '42804', 'column_types')     # microseconds: the year 50000 is in no database
+    err('tsa', [1529476623000], '42804', 'column_types')
+    eq('ts6', '2018-06-20T06:37:03Z', '2018-06-20 06:37:03', schema=S('string', 'io.debezium.time.IsoTimestamp'))
+    # TIMESTAMP
+    eq('tstz', '2018-06-20T13:37:03Z', '2018-06-20 13:37:03+00')
+    eq('ts6', '2018-06-20T13:37:03Z', '2018-06-20 13:37:03', schema=S('string', 'io.debezium.time.ZonedTimestamp'))
+    err('tstz', 1529476623000, '42804', 'column_types')
+    # DATE, TIME (microseconds whatever its precision, and not only of a day), YEAR
+    eq('d', 17702, '2018-06-20')
+    eq('t6', 3723000001, '01:02:03.000001')
+    eq('t3', 3723000000, '01:02:03')
+    eq('iv', -3020399000000, '-838:59:59')
+    eq('iv', 3020399000000, '838:59:59', schema=S('int64', 'io.debezium.time.MicroTime'))
+    err('t6', 3020399000000, '22008', schema=S('int64', 'io.debezium.time.MicroTime'))
+    eq('i4', 2018, '2018', schema=S('int32', 'io.debezium.time.Year'))
+    err('d', 2018, '42804', schema=S('int32', 'io.debezium.time.Year'))
+    # DECIMAL and BIGINT UNSIGNED, precise, as text, as double; of money nobody knows the scale
+    eq('n2', 'AeJA', '1234.56')
+    err('n', 'AeJA', '42804', 'column_types')
+    eq('n', 'AeJA', '123.456', ct='{"n":"numeric(12,3)"}')
+    eq('n', 'AeJA', '123.456', schema=S('bytes', 'org.apache.kafka.connect.data.Decimal', scale="3"))
+    eq('n2', '123.45', '123.45')
+    eq('n2', None, '123.45', raw='123.45')
+    err('mon', 'AeJA', '42804', 'column_types')
+    eq('n', unscaled(2**64 - 1), '18446744073709551615', ct='{"n":"numeric(20,0)"}')
+    eq('n', unscaled(2**64 - 1), '18446744073709551615', schema=S('bytes', 'org.apache.kafka.connect.data.Decimal', scale="0"))
+    # ENUM, SET, JSON, BLOB, geometry
+    eq('mo', 'ok', 'ok', schema=S('string', 'io.debezium.data.Enum', allowed="sad,ok"))
+    eq('tx', 'a,b', 'a,b', schema=S('string', 'io.debezium.data.EnumSet', allowed="a,b,c"))
+    eq('jb', '{"a": 1.50}', '{"a": 1.50}')
+    eq('jb', '{"a": 1.50}', '{"a": 1.50}', schema=S('string', 'io.debezium.data.Json'))
+    eq('by', 'AP8=', '\\x00ff')
+    eq('by', 'AP8=', '\\x00ff', schema=S('bytes'))
+    eq('pt', {"x": 1, "y": 2, "wkb": "AQ==", "srid": None}, '(1,2)')
+    err('pt', {"wkb": "AQ==", "srid": 4326}, '42804', schema=S('struct', 'io.debezium.data.geometry.Geometry'))
+    eq('jb', {"wkb": "AQ==", "srid": 4326}, '{"wkb": "AQ==", "srid": 4326}', schema=S('struct', 'io.debezium.data.geometry.Geometry'))
+
+
+def test_oracle(convert):
+    """Values of Debezium's Oracle connector with its default modes."""
+    S = typed
+    def eq(*args, **kwargs):
+        convert.eq(*args, source="oracle", **kwargs)
+    def err(*args, **kwargs):
+        convert.err(*args, source="oracle", **kwargs)
+    # NUMBER, NUMBER(p,s), FLOAT, BINARY_DOUBLE
+    for column, text in (('n', '-0.5'), ('n2', '-0.50'), ('f8', '-0.5'), ('tx', '-0.5')):
+        eq(column, {"scale": 1, "value": "+w=="}, text, schema=S('struct', 'io.debezium.data.VariableScaleDecimal'))
+    eq('n', {"scale": 0, "value": "ZA=="}, '100')
+    eq('i8', {"scale": 0, "value": "ZA=="}, '100', schema=S('struct', 'io.debezium.data.VariableScaleDecimal'))
+    eq('n2', 'AeJA', '1234.56')
+    eq('i8', 1234567890123, '1234567890123')
+    eq('n', unscaled(10**37), str(10**37), schema=S('bytes', 'org.apache.kafka.connect.data.Decimal', scale="0"))
+    eq('f8', None, '1.5', raw='1.5')
+    # DATE has a time, and is milliseconds; TIMESTAMP(0-3), (4-6), (7-9)
+    err('d', 1532044800000, '42804', 'column_types')
+    err('d', 86400000, '42804', 'column_types')
+    eq('d', 1532044800000, '2018-07-20', ct='{"d":"timestamp(3)"}')
+    eq('d', 1532044800000, '2018-07-20', schema=S('int64', 'io.debezium.time.Timestamp'))
+    eq('ts0', 1532044800000, '2018-07-20 00:00:00')
+    eq('ts6', 1532044800000, '2018-07-20 00:00:00', schema=S('int64', 'io.debezium.time.Timestamp'))
+    eq('ts6', 1532044800123456, '2018-07-20 00:00:00.123456', schema=S('int64', 'io.debezium.time.MicroTimestamp'))
+    eq('ts6', 1532044800123456789, '2018-07-20 00:00:00.123456', schema=S('int64', 'io.debezium.time.NanoTimestamp'))
+    err('ts6', 1532044800123456, '42804', 'column_types')
+    eq('ts6', 1532044800123456, '2018-07-20 00:00:00.123456', ct='{"ts6":"timestamp"}')
+    eq('tstz', '2018-07-20T05:06:07.891+02:00', '2018-07-20 03:06:07.891+00', schema=S('string', 'io.debezium.time.ZonedTimestamp'))
+    eq('tstz', '2018-07-20T05:06:07.891Z', '2018-07-20 05:06:07.891+00')
+    # INTERVAL, also as text, and as older versions wrote it
+    eq('iv', -110451600000000, '-30681:00:00')
+    eq('iv', None, '-30681:00:00', raw='-1.104516E14', schema=S('double', 'io.debezium.time.MicroDuration'))
+    eq('iv', None, '00:00:01', raw='1000000.0')
+    err('iv', None, '22P02', raw='1000000.5')
+    eq('iv', 'P-3Y-6M0DT0H0M0S', '-3 years -6 mons', schema=S('string', 'io.debezium.time.Interval'))
+    # RAW and BLOB, placeholder
+    eq('by', 'AP8=', '\\x00ff', schema=S('bytes'))
+    eq('tx', PLACEHOLDER, UNAVAILABLE)
+    eq('xm', '<a/>', '<a/>', schema=S('string', 'io.debezium.data.Xml'))
+
+
+@pytest.mark.parametrize("source", ["sqlserver", "db2", "vitess", ""])
+def test_other_connectors(convert, source):
+    """Nothing is guessed."""
+    def eq(*args, **kwargs):
+        convert.eq(*args, source=source or "?", **kwargs)
+    def err(*args, **kwargs):
+        convert.err(*args, source=source or "?", **kwargs)
+    for column, type in (('d', 'date'), ('t6', 'time(7)'), ('t3', 'time(3)'), ('ts3', 'timestamp(3)'), ('ts6', 'timestamp(6)'), ('iv', 'interval')):
+        err(column, 5, '42804', 'source.connector')
+        eq(column, None, 'NULL')
+    err('mon', 'AeJA', '42804', 'column_types')
+    eq('d', 17702, '2018-06-20', ct='{"d":"date"}')
+    eq('ts6', 1529476623000, '2018-06-20 06:37:03', ct='{"ts6":"org.apache.kafka.connect.data.Timestamp"}')
+    eq('t6', 3723000001000, '01:02:03.000001', ct='{"t6":"io.debezium.time.NanoTime"}')
+    eq('n2', 'AeJA', '1234.56')
+    eq('i4', 5, '5')
+    eq('tstz', '2018-06-20T13:37:03Z', '2018-06-20 13:37:03+00')
 
 
 def test_columns(convert):

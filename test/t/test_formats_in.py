@@ -289,7 +289,7 @@ def test_metadata_bad(db, kafka, topic):
     db.q("""SELECT kafka.alter_subscription('s', '{"metadata_columns": {"v": "headers"}}')""")
     kafka.produce(topic, {"id": 1}, headers=[("a", "b")])
     db.wait_for_subscription("s")
-    assert rows(db, "v") == [('[["a","b"]]',)]
+    assert rows(db, "v") == [('[["a", "b"]]',)]
     db.q("ALTER TABLE t ADD i smallint")
     db.q("""SELECT kafka.alter_subscription('s', '{"metadata_columns": {"i": "topic"}}')""")
     kafka.produce(topic, {"id": 2})
@@ -498,6 +498,156 @@ def test_paths_bad_messages(db, kafka, topic):
         for word in words:
             assert word in error, error
     assert rows(db) == [(1, 1)]
+
+
+# ---- Debezium's other connectors: events as its documentation shows them
+
+def wrapped(fields, payload):
+    """The form with schemas; fields: of the row, (name, schema)."""
+    row = [{**schema, "optional": True, "field": name} for name, schema in fields]
+    return {"schema": {"type": "struct", "optional": False, "name": "x.Envelope", "fields": [
+        {"type": "struct", "fields": row, "optional": True, "name": "x.Value", "field": "before"},
+        {"type": "struct", "fields": row, "optional": True, "name": "x.Value", "field": "after"},
+        {"type": "struct", "fields": [{"type": "string", "optional": False, "field": "connector"}], "optional": False, "field": "source"},
+        {"type": "string", "optional": False, "field": "op"}, {"type": "int64", "optional": True, "field": "ts_ms"}]}, "payload": payload}
+
+
+def keyed(name, type, value):
+    return {"schema": {"type": "struct", "name": "x.Key", "optional": False, "fields": [{"field": name, "type": type, "optional": False}]},
+            "payload": {name: value}}
+
+
+MYSQL = {"version": "3.2.0.Final", "connector": "mysql", "name": "mysql-server-1", "ts_ms": 1465491411815, "ts_us": 1465491411815000,
+         "ts_ns": 1465491411815000000, "snapshot": "false", "db": "inventory", "table": "customers", "server_id": 223344, "gtid": None,
+         "file": "mysql-bin.000003", "pos": 484, "row": 0, "thread": 7, "query": "UPDATE customers SET first_name='Anne Marie' WHERE id=1004"}
+ORACLE = {"version": "3.2.0.Final", "connector": "oracle", "name": "server1", "ts_ms": 1520085154000, "txId": "6.28.807", "scn": "2122185",
+          "commit_scn": "2122185", "rs_id": "001234.00012345.0124", "ssn": 1, "redo_thread": 1, "user_name": "user", "snapshot": "false",
+          "row_id": "AAASgjAAMAAAACnAAA"}
+
+
+@pytest.mark.parametrize("schemas", [False, True])
+def test_debezium_mysql(db, kafka, topic, schemas):
+    table(db, "id int PRIMARY KEY, first_name text, active boolean, since timestamp(3), seen timestamptz, born date, at time, "
+              "balance numeric(10,2), big numeric(20,0), flags bit(5), kind text, doc jsonb, year int, photo bytea")
+    fields = [("id", {"type": "int32"}), ("first_name", {"type": "string"}), ("active", {"type": "int16"}),
+              ("since", {"type": "int64", "name": "io.debezium.time.Timestamp", "version": 1}),
+              ("seen", {"type": "string", "name": "io.debezium.time.ZonedTimestamp", "version": 1}),
+              ("born", {"type": "int32", "name": "io.debezium.time.Date"}), ("at", {"type": "int64", "name": "io.debezium.time.MicroTime"}),
+              ("balance", {"type": "bytes", "name": "org.apache.kafka.connect.data.Decimal", "parameters": {"scale": "2"}}),
+              ("big", {"type": "bytes", "name": "org.apache.kafka.connect.data.Decimal", "parameters": {"scale": "0"}}),
+              ("flags", {"type": "bytes", "name": "io.debezium.data.Bits", "parameters": {"length": "5"}}),
+              ("kind", {"type": "string", "name": "io.debezium.data.EnumSet", "parameters": {"allowed": "a,b"}}),
+              ("doc", {"type": "string", "name": "io.debezium.data.Json"}), ("year", {"type": "int32", "name": "io.debezium.time.Year"}),
+              ("photo", {"type": "bytes"})]
+    row = {"id": 1004, "first_name": "Anne", "active": 1, "since": 1529476623000, "seen": "2018-06-20T13:37:03Z", "born": 17702,
+           "at": 3723000001, "balance": "AeJA", "big": "AP//////////", "flags": "FQ==", "kind": "a,b", "doc": '{"a": 1}', "year": 2018,
+           "photo": "AP8="}
+    events = [{"op": "c", "before": None, "after": row}, {"op": "u", "before": row, "after": {**row, "first_name": "Anne Marie"}}]
+    gone = {"op": "d", "before": row, "after": None}
+    for event in (*events, gone):
+        event.update(source=MYSQL, ts_ms=1465491411807, transaction=None)
+    key = keyed("id", "int32", 1004) if schemas else {"id": 1004}
+    make = (lambda e: wrapped(fields, e)) if schemas else (lambda e: e)
+    kafka.produce_many(topic, [(key, make(e)) for e in events])
+    read(db, topic, "debezium")
+    assert rows(db, "id, first_name, active, since::text, seen, born::text, at::text, balance::text, big::text, flags::text, kind, doc, year, photo") == [
+        (1004, "Anne Marie", True, "2018-06-20 06:37:03", when(2018, 6, 20, 13, 37, 3), "2018-06-20", "01:02:03.000001", "1234.56",
+         str(2**64 - 1), "10101", "a,b", {"a": 1}, 2018, b"\0\xff")]
+    kafka.produce_many(topic, [(key, make(gone)), (key, None)])
+    db.wait_for_subscription("s")
+    assert rows(db) == []
+
+
+@pytest.mark.parametrize("schemas", [False, True])
+def test_debezium_oracle(db, kafka, topic, schemas):
+    """Names are upper case there; DATE has a time."""
+    table(db, '"ID" bigint PRIMARY KEY, "FIRST_NAME" text, "HIRED" date, "AT" timestamp(6), "ZONED" timestamptz, "AMOUNT" numeric(10,2), '
+              '"ANY_NUMBER" numeric, "SPAN" interval, "RAW_DATA" bytea')
+    fields = [("ID", {"type": "int64"}), ("FIRST_NAME", {"type": "string"}), ("HIRED", {"type": "int64", "name": "io.debezium.time.Timestamp"}),
+              ("AT", {"type": "int64", "name": "io.debezium.time.MicroTimestamp"}),
+              ("ZONED", {"type": "string", "name": "io.debezium.time.ZonedTimestamp"}),
+              ("AMOUNT", {"type": "bytes", "name": "org.apache.kafka.connect.data.Decimal", "parameters": {"scale": "2"}}),
+              ("ANY_NUMBER", {"type": "struct", "name": "io.debezium.data.VariableScaleDecimal", "fields": [
+                  {"type": "int32", "field": "scale"}, {"type": "bytes", "field": "value"}]}),
+              ("SPAN", {"type": "int64", "name": "io.debezium.time.MicroDuration"}), ("RAW_DATA", {"type": "bytes"})]
+    row = {"ID": 1004, "FIRST_NAME": "Anne", "HIRED": 1532044800000, "AT": 1532044800123456, "ZONED": "2018-07-20T05:06:07.891+02:00",
+           "AMOUNT": "AeJA", "ANY_NUMBER": {"scale": 1, "value": "+w=="}, "SPAN": 93784000000, "RAW_DATA": "AP8="}
+    event = {"op": "c", "before": None, "after": row, "source": ORACLE, "ts_ms": 1520085154000, "transaction": None}
+    key = keyed("ID", "int64", 1004) if schemas else {"ID": 1004}
+    kafka.produce(topic, wrapped(fields, event) if schemas else event, key)
+    subscribe(db, topic, "t", format="debezium")
+    if not schemas:
+        error = stopped(db, topic, 0)
+        assert '"HIRED"' in error and "cannot tell" in error
+        assert "column_types" in db.cluster.log()
+        db.q("""SELECT kafka.alter_subscription('s', '{"column_types": {"HIRED": "timestamp(3)"}}')""")
+    db.wait_for_subscription("s")
+    assert rows(db, '"ID", "FIRST_NAME", "HIRED"::text, "AT"::text, "ZONED", "AMOUNT", "ANY_NUMBER", "SPAN"::text, "RAW_DATA"') == [
+        (1004, "Anne", "2018-07-20", "2018-07-20 00:00:00.123456", when(2018, 7, 20, 3, 6, 7, 891000), D("1234.56"), D("-0.5"),
+         "26:03:04", b"\0\xff")]
+
+
+# ---- flat events, as ExtractNewRecordState leaves them
+
+def test_flat(db, kafka, topic):
+    table(db, "id int PRIMARY KEY, v text, __op text")
+    kafka.produce_many(topic, [
+        ({"id": 1}, {"id": 1, "v": "a", "__deleted": "false", "__op": "c", "__table": "t", "__lsn": 5, "__source_ts_ms": 7}),
+        ({"id": 2}, {"id": 2, "v": "b", "__deleted": "false", "__op": "r"}), ({"id": 3}, {"id": 3, "v": "c"}),
+        ({"id": 1}, {"id": 1, "v": "aa", "__deleted": "false", "__op": "u"}),
+        ({"id": 2}, {"id": 2, "v": None, "__deleted": "true", "__op": "d"}), ({"id": 3}, None),
+        ({"id": 4}, {"id": 4, "v": "d", "__deleted": False}), ({"id": 5}, {"id": 5, "v": "e"}), ({"id": 5}, {"id": 5, "__deleted": True}),
+    ])
+    read(db, topic, "debezium", {"flat": True})
+    assert rows(db) == [(1, "aa", "u"), (4, "d", None)]
+    kafka.produce(topic, {"id": 6, "other": 1}, {"id": 6})
+    assert '"other" does not exist' in stopped(db, topic, 9)
+
+
+def test_flat_with_schemas(db, kafka, topic):
+    table(db, "id int PRIMARY KEY, at timestamp, n numeric")
+    schema = {"type": "struct", "optional": False, "name": "x.Value", "fields": [
+        {"type": "int32", "field": "id"}, {"type": "int64", "name": "io.debezium.time.Timestamp", "field": "at"},
+        {"type": "bytes", "name": "org.apache.kafka.connect.data.Decimal", "parameters": {"scale": "2"}, "field": "n"},
+        {"type": "string", "field": "__deleted"}]}
+    flat = lambda **row: {"schema": schema, "payload": row and {"at": 1529476623000, "n": "AeJA", "__deleted": "false", **row} or None}
+    kafka.produce_many(topic, [(keyed("id", "int32", 1), flat(id=1)), (keyed("id", "int32", 2), flat(id=2)),
+                               (keyed("id", "int32", 1), flat(id=1, __deleted="true")), (keyed("id", "int32", 3), flat(id=3)),
+                               (keyed("id", "int32", 3), flat())])
+    read(db, topic, "debezium", {"flat": True})
+    assert rows(db, "id, at::text, n::text") == [(2, "2018-06-20 06:37:03", "1234.56")]
+
+
+def test_flat_of_whom(db, kafka, topic):
+    """Without a schema the values mean what the connector's do: somebody must say which."""
+    table(db, "id int PRIMARY KEY, at timestamp, d date")
+    kafka.produce(topic, {"id": 1, "at": 1529476623000000, "d": 17702}, {"id": 1})
+    subscribe(db, topic, "t", format="debezium", options={"flat": True})
+    assert '"at"' in stopped(db, topic, 0)
+    assert "source.connector" in db.cluster.log()
+    db.q("""SELECT kafka.alter_subscription('s', '{"source.connector": "postgresql"}')""")
+    db.wait_for_subscription("s")
+    assert rows(db, "at::text, d::text") == [("2018-06-20 06:37:03", "2018-06-20")]
+    # the message itself knows it better
+    kafka.produce(topic, {"id": 2, "at": 1529476623000, "__connector": "mysql"}, {"id": 2})
+    assert '"at"' in stopped(db, topic, 1)
+    db.q("""SELECT kafka.alter_subscription('s', '{"column_types": {"at": "io.debezium.time.Timestamp"}}')""")
+    db.wait_for_subscription("s")
+    assert rows(db, "at::text")[1] == ("2018-06-20 06:37:03",)
+
+
+BAD_FLAT = {"deleted": ({"id": 1, "__deleted": "maybe"}, "__deleted"), "op": ({"id": 1, "__op": "x"}, "__op"),
+            "no object": ([1], "not a JSON object"), "json": (b'{"id":1,', "JSON"), "empty": (b"", "empty message"),
+            "no key": ({"v": "x", "__deleted": "true"}, '"id"'), "utf-8": (b'{"id":1,"v":"\xff"}', "UTF-8")}
+
+
+@pytest.mark.parametrize("case", BAD_FLAT)
+def test_flat_bad(db, kafka, topic, case):
+    value, word = BAD_FLAT[case]
+    table(db)
+    kafka.produce(topic, value)
+    subscribe(db, topic, "t", format="debezium", options={"flat": True})
+    assert word in stopped(db, topic, 0)
 
 
 # ---- options
