@@ -366,7 +366,7 @@ ks_target_open(KsTargetTable *t)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("subscription \"%s\" cannot write to its target: the table does not exist any more", t->subscription),
-				 errhint("Drop the subscription, or create it again with another target.")));
+				 errhint("Remove the target with kafka.drop_target and its number in kafka.subscription_targets, or drop the subscription.")));
 	if (!t->valid)
 		describe(t);
 }

@@ -14,6 +14,7 @@
 #include "consume/log_ends.h"
 #include "consume/offsets.h"
 #include "control/catalog.h"
+#include "control/target_view.h"
 #include "control/worker.h"
 #include "kafka/properties.h"
 #include "miscadmin.h"
@@ -99,6 +100,7 @@ static bool
 load(Subscriber *s)
 {
 	MemoryContext old = CurrentMemoryContext;
+	ListCell   *lc;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -110,6 +112,8 @@ load(Subscriber *s)
 	{
 		const KsServer *server = ks_server_open(NameStr(s->subscription->server), s->subscription->owner);
 
+		foreach(lc, s->subscription->targets)
+			ks_target_view_require(lfirst(lc), NameStr(s->subscription->name));
 		s->offsets = ks_offsets_load(s->subscription->id, KS_LIVE_POSITIONS, ks_my_worker->ordinal,
 									 s->subscription->workers);
 		if (s->subscription->targets != NIL)

@@ -248,6 +248,22 @@ ks_target_view_check(Oid view, Oid owner, const char *name)
 
 /* See target_view.h. */
 void
+ks_target_view_require(const KsTarget *t, const char *subscription)
+{
+	char	   *name = get_rel_name(t->relid);
+
+	if (t->query == NULL || (OidIsValid(t->view) && get_rel_relkind(t->view) == RELKIND_VIEW))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("subscription \"%s\": the query of target \"%s\" is gone", subscription,
+					name ? name : psprintf("%u", t->relid)),
+			 errdetail("Something that it used was dropped with CASCADE."),
+			 errhint("Remove the target with kafka.drop_target, and add it with a query that uses what is there.")));
+}
+
+/* See target_view.h. */
+void
 ks_target_views_set_owner(const KsSubscription *s, Oid owner)
 {
 	KsIdentity	saved;

@@ -23,6 +23,9 @@ extern Oid	ks_target_view_create(Query *query, Oid owner, int64 subscription_id)
 /* ERROR, as PostgreSQL says it, unless the owner may read all that the view reads.  "name": the target, for messages. */
 extern void ks_target_view_check(Oid view, Oid owner, const char *name);
 
+/* ERROR if the view of a target was dropped, with something that it used. */
+extern void ks_target_view_require(const KsTarget *target, const char *subscription);
+
 /* Gives the views of a subscription's targets to its new owner, who must have the rights. */
 extern void ks_target_views_set_owner(const KsSubscription *subscription, Oid owner);
 
