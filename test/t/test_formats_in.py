@@ -241,8 +241,12 @@ def test_raw_column(db, kafka, topic):
     db.q("""SELECT kafka.alter_subscription('s', '{"raw.column": "b"}')""")
     db.wait_for_subscription("s")
     assert rows(db) == [("k", None, "x")]
-    db.q("""SELECT kafka.alter_subscription('s', '{"raw.column": "c"}')""")
+    # paused, so that no worker with the former options takes the message
+    db.q("SELECT kafka.pause_subscription('s')")
+    db.wait_state("subscription", "s", "paused")
     kafka.produce(topic, "x", "k")
+    db.q("""SELECT kafka.alter_subscription('s', '{"raw.column": "c"}')""")
+    db.q("SELECT kafka.resume_subscription('s')")
     assert '"c" does not exist' in stopped(db, topic, 1)
 
 
