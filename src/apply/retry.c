@@ -14,6 +14,7 @@
 #include "control/definitions.h"
 #include "control/worker.h"
 #include "event/event.h"
+#include "event/message.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -77,6 +78,14 @@ find_header(Jsonb *headers, const char *name, size_t *size)
 	return found;
 }
 
+/* KsMessage.find_header of a letter. */
+static const char *
+letter_header(const KsMessage *m, const char *name, size_t *size)
+{
+	*size = 0;
+	return find_header(unconstify(void *, m->headers), name, size);
+}
+
 /* Bytes of a column, NULL if null. */
 static const char *
 read_bytes(HeapTuple tuple, TupleDesc desc, int number, size_t *size)
@@ -132,6 +141,8 @@ lock_letter(KsApply *a, int64 id, KsMessage *m, Oid *target, bool *superseded)
 	m->timestamp_ms = isnull ? -1 : DatumGetInt64(value);
 	m->key = read_bytes(tuple, desc, 5, &m->key_size);
 	m->value = read_bytes(tuple, desc, 6, &m->value_size);
+	m->modes = ks_message_modes(a->subscription->options);
+	m->find_header = letter_header;
 	value = SPI_getbinval(tuple, desc, 7, &isnull);
 	if (!isnull)
 	{

@@ -10,6 +10,7 @@
 #include "consume/log_ends.h"
 #include "control/worker.h"
 #include "event/event.h"
+#include "event/message.h"
 #include "storage/ipc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -74,13 +75,6 @@ release_at_exit(int code, Datum arg)
 	ks_consumer_release(c, c->count);
 }
 
-/* The bit of a mode that is given in the options; 0 if it is not given. */
-static uint8
-option_mode(const KsOptions *options, KsOptionId id, uint8_t (*mode_of) (const char *name, size_t size))
-{
-	return options->given[id] ? mode_of(options->text_value[id], strlen(options->text_value[id])) : 0;
-}
-
 /* See consumer.h. */
 KsConsumer *
 ks_consumer_create(const KsSubscription *subscription, const KsServer *server, KsOffsets *offsets)
@@ -96,7 +90,7 @@ ks_consumer_create(const KsSubscription *subscription, const KsServer *server, K
 	c->offsets = offsets;
 	c->busy_workers = 1;
 	c->json_headers = strcmp(subscription->format, "json") == 0;
-	c->modes = option_mode(options, KS_OPT_BINARY_MODE, ks_binary_mode) | option_mode(options, KS_OPT_TIME_MODE, ks_time_mode);
+	c->modes = ks_message_modes(options);
 
 	/* later ones win */
 	for (int i = 0; i < lengthof(default_properties); i++)
@@ -296,7 +290,7 @@ message_header(const KsMessage *message, const char *name, size_t *size)
 	rd_kafka_headers_t *headers;
 
 	*size = 0;
-	if (rd_kafka_message_headers(message->headers_of, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR)
+	if (rd_kafka_message_headers(message->record, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR)
 		return NULL;
 	return find_header(headers, name, size);
 }
@@ -336,7 +330,6 @@ take_message(KsConsumer *c, rd_kafka_event_t *event)
 	m->unchanged_size = 0;
 	m->modes = c->modes;
 	m->find_header = message_header;
-	m->headers_of = rkm;
 	if (c->json_headers && rkm->payload != NULL &&
 		rd_kafka_message_headers(rkm, &headers) == RD_KAFKA_RESP_ERR_NO_ERROR)
 	{

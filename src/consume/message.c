@@ -32,6 +32,20 @@ ks_message_headers(const KsMessage *message)
 	return headers ? ks_headers_read(headers) : NULL;
 }
 
+/* The bit of a mode that is given in the options; 0 if it is not given. */
+static uint8
+option_mode(const KsOptions *options, KsOptionId id, uint8_t (*mode_of) (const char *name, size_t size))
+{
+	return options->given[id] ? mode_of(options->text_value[id], strlen(options->text_value[id])) : 0;
+}
+
+/* See event/message.h. */
+uint8
+ks_message_modes(const KsOptions *options)
+{
+	return option_mode(options, KS_OPT_BINARY_MODE, ks_binary_mode) | option_mode(options, KS_OPT_TIME_MODE, ks_time_mode);
+}
+
 /* See event/message.h. */
 void
 ks_message_send(const KsServer *server, Oid userid, const char *topic, const KsMessage *message,

@@ -6,6 +6,7 @@
 
 #include "postgres.h"
 
+#include "control/options.h"
 #include "event/event.h"
 #include "event/parser.h"
 #include "utils/jsonb.h"
@@ -14,6 +15,9 @@ struct KsServer;
 
 /* All headers of a message as an array of [name, text | null | {"base64": "..."}], in CurrentMemoryContext; NULL: none. */
 extern Jsonb *ks_message_headers(const KsMessage *message);
+
+/* KsMessage.modes of a subscription's messages: what its options say. */
+extern uint8 ks_message_modes(const KsOptions *options);
 
 /*
  * Sends a message that the consumer handed out to another topic, with its own key, value, timestamp and headers and with

@@ -46,7 +46,6 @@ typedef struct KsMessage
 	uint8_t		modes;			/* KS_MODE_...: what the subscription's options say, for messages that do not say it */
 	/* Returns the value of a header, NULL if there is none; itself NULL where there are no headers. */
 	const char *(*find_header) (const struct KsMessage *message, const char *name, size_t *size);
-	const void *headers_of;		/* find_header's own */
 } KsMessage;
 
 /*

@@ -106,6 +106,24 @@ def test_modes_of_other_producers(db, kafka, binary, time, unit):
     assert "header pg_kafka_sync.binary" in error, error
 
 
+@pytest.mark.parametrize("by", ["header", "option"])
+def test_modes_of_dead_letters(db, kafka, by):
+    """A letter that is retried is read as its message would have been."""
+    topic = kafka.create_topic()
+    db.q("CREATE TABLE t (k bytea PRIMARY KEY, s6 timestamp, n int CONSTRAINT positive CHECK (n > 0))")
+    modes = {"binary.handling.mode": "hex", "time.precision.mode": "connect"}
+    db.q("SELECT kafka.create_subscription('s', 'kafka', %s, 't', on_error => 'dead_letter', options => %s::jsonb)", [topic],
+         json.dumps(modes if by == "option" else {}))
+    headers = [("pg_kafka_sync.binary", b"hex"), ("pg_kafka_sync.time", b"connect")] if by == "header" else None
+    kafka.produce(topic, {"op": "c", "before": None, "after": {"k": "cafe", "s6": 5500, "n": -1}}, {"k": "cafe"}, headers)
+    db.wait_for_subscription("s", 20)
+    assert db.value("SELECT count(*) FROM kafka.dead_letter") == 1 and db.q("SELECT * FROM t") == []
+    db.q("ALTER TABLE t DROP CONSTRAINT positive")
+    db.q("SELECT kafka.retry_dead_letters('s')")
+    db.wait("SELECT NOT EXISTS (SELECT 1 FROM kafka.dead_letter)")
+    assert db.q("SELECT k::text, s6::text FROM t") == [("\\xcafe", "1970-01-01 00:00:05.5")]
+
+
 def test_modes_unknown_to_subscriptions(db, kafka):
     """Values are checked as a publisher's are."""
     topic = kafka.create_topic()
