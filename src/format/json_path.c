@@ -291,7 +291,12 @@ static void
 clear_node(const PathNode *node, KsFieldList *list)
 {
 	for (int i = 0; i < node->ncolumns; i++)
-		list->fields[node->columns[i]].kind = KS_FIELD_NULL;
+	{
+		KsField    *field = &list->fields[node->columns[i]];
+		KsField		empty = {.name = field->name, .name_size = field->name_size};
+
+		*field = empty;
+	}
 	for (int i = 0; i < node->nchildren; i++)
 		clear_node(node->children[i], list);
 }

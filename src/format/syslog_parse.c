@@ -412,13 +412,13 @@ static int
 syslog_year(int month, int day, int64_t record_ms)
 {
 	int64_t		today = record_ms / 86400000;
-	int			year = (int) (1970 + today / 365.2425);
+	int			year = (int) (1970 + (today + 0.5) / 365.2425);
 	int			best = 0;
 	int64_t		best_distance = 0;
 
 	if (record_ms < 0 || year > 9998)
 		return 0;
-	for (int y = year - 2; y <= year + 2; y++)
+	for (int y = year - 1; y <= year + 1; y++)
 	{
 		int64_t		distance;
 

@@ -71,6 +71,8 @@ if [ -z "${PG_MAJOR:-}${PG_CONFIG:-}" ] && ! grep -qsE '^VERSION_CODENAME=(bookw
 fi
 packages+=($(debian_postgres))
 [ "$level" = build ] || packages+=(kcat python3 python3-venv)
+# libFuzzer comes with clang; rsyslog only as a program that tests start with a configuration of their own.
+[ "$level" != test ] || packages+=(clang rsyslog rsyslog-kafka)
 if [ "$level" != build ] && [ -z "$(java_path)" ]; then
   case $(. /etc/os-release; echo "${VERSION_CODENAME:-}") in
     bookworm) packages+=(openjdk-17-jre-headless) ;;

@@ -3,6 +3,10 @@
 import datetime
 import decimal
 import json
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -441,6 +445,91 @@ def test_syslog_lenient(db, kafka, topic):
     assert got["garbage"] == (None, "hello") and got["empty"] == (None, "") and got["json"] == (None, '{"msg": 1}')
     assert got["nul"] == (5, "a\ufffdb") and got["utf-8"] == (5, "\ufffd")
     assert rows(db, "message", order="o")[-1] == ("\ufffd" * 3000,)
+
+
+# ---- rsyslog itself
+
+RSYSLOG = """
+module(load="imptcp")
+module(load="omkafka")
+global(workDirectory="{dir}" preserveFQDN="on")
+template(name="json" type="list" option.jsonf="on") {{
+    property(outname="at" name="timereported" dateFormat="rfc3339" format="jsonf")
+    property(outname="host" name="hostname" format="jsonf")
+    property(outname="severity" name="syslogseverity" format="jsonf" datatype="number")
+    property(outname="tag" name="syslogtag" format="jsonf")
+    property(outname="text" name="msg" format="jsonf" position.from="2")
+}}
+action(type="omkafka" broker=["{broker}"] topic="{syslog}" template="RSYSLOG_SyslogProtocol23Format"
+       confParam=["socket.timeout.ms=10000", "queue.buffering.max.ms=5"])
+action(type="omkafka" broker=["{broker}"] topic="{forward}" template="RSYSLOG_ForwardFormat" confParam=["queue.buffering.max.ms=5"])
+action(type="omkafka" broker=["{broker}"] topic="{json}" template="json" confParam=["queue.buffering.max.ms=5"])
+input(type="imptcp" path="{dir}/socket")
+"""
+
+
+class Rsyslog:
+    """A private rsyslogd; what is sent to its socket goes to Kafka."""
+
+    def __init__(self, directory, configuration):
+        self.directory = directory
+        (directory / "rsyslog.conf").write_text(configuration)
+        self.log = open(directory / "rsyslog.log", "wb")
+        self.process = subprocess.Popen(
+            ["/usr/sbin/rsyslogd", "-n", "-C", "-f", directory / "rsyslog.conf", "-i", directory / "rsyslog.pid"],
+            stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        wait_until((directory / "socket").exists, what="rsyslogd to listen")
+
+    def send(self, *lines):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
+            s.connect(str(self.directory / "socket"))
+            s.sendall(b"".join(line + b"\n" for line in lines))
+
+    def stop(self):
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+
+
+@pytest.fixture
+def rsyslog(tmp_path, kafka):
+    # a socket's path is short
+    with tempfile.TemporaryDirectory(prefix="ks.", dir="/tmp") as directory:
+        topics = {name: kafka.create_topic(config={"retention.ms": "-1"}) for name in ("syslog", "forward", "json")}
+        server = Rsyslog(Path(directory), RSYSLOG.format(dir=directory, broker=kafka.bootstrap, **topics))
+        server.topics = topics
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def test_rsyslog(db, rsyslog):
+    """rsyslog's omkafka with the templates for RFC 5424, for forwarding, and for JSON."""
+    for name in ("syslog", "forward", "json"):
+        ddl = SYSLOG if name != "json" else f"at timestamptz, host text, severity int, tag text, text text, {LOG_KEY}"
+        db.q(f"CREATE TABLE {name} ({ddl})")
+        subscribe(db, rsyslog.topics[name], name, name, format="json" if name == "json" else "syslog",
+                  options={"metadata_columns": META})
+    rsyslog.send(b"<34>1 2023-10-11T22:14:15.003Z web1 su 42 ID47 [a b=\"c\"] first", b"<165>Oct 11 22:14:16 web2 app[7]: second \xc3\xa4")
+    rsyslog.send(*(b"<13>1 2023-10-11T22:14:17Z web3 load - - - line %d" % i for i in range(500)))
+    for name in rsyslog.topics:
+        db.wait(f"SELECT count(*) = 502 FROM {name}", timeout=60)
+    utc = when(2023, 10, 11, 22, 14, 15, 3000)
+    assert rows(db, "facility, severity, timestamp, hostname, app_name, procid, msgid, structured_data, ltrim(message)",
+                "syslog WHERE hostname = 'web1'") == [(4, 2, utc, "web1", "su", "42", "ID47", {"a": {"b": "c"}}, "first")]
+    second = db.one("SELECT facility, severity, hostname, app_name, procid, ltrim(message), date_part('month', timestamp) FROM syslog "
+                    "WHERE hostname = 'web2'")
+    assert second == (20, 5, "web2", "app", "7", "second ä", 10)
+    assert db.value("SELECT count(DISTINCT ltrim(message)) FROM syslog WHERE app_name = 'load'") == 500
+    assert rows(db, "facility, severity, timestamp, hostname, app_name, procid, ltrim(message)",
+                "forward WHERE hostname = 'web1'") == [(4, 2, utc, "web1", "su", "42", "first")]
+    assert db.one("SELECT at, host, severity, tag, text FROM json WHERE host = 'web2'")[1:] == ("web2", 5, "app[7]:", "second ä")
+    assert db.q("SELECT * FROM kafka.problems") == []
 
 
 # ---- JSON by paths
