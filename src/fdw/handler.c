@@ -15,5 +15,6 @@ ks_fdw_handler(PG_FUNCTION_ARGS)
 	FdwRoutine *routine = makeNode(FdwRoutine);
 
 	ks_topic_scan_functions(routine);
+	ks_topic_insert_functions(routine);
 	PG_RETURN_POINTER(routine);
 }

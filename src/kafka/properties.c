@@ -407,3 +407,19 @@ ks_server_of_table(Oid serverid, Oid userid)
 {
 	return make_server(GetForeignServer(serverid), userid);
 }
+
+KsServer *
+ks_server_copy(const KsServer *server)
+{
+	KsServer   *copy = palloc(sizeof(KsServer));
+
+	*copy = *server;
+	copy->name = pstrdup(server->name);
+	copy->properties = palloc0(sizeof(KsProperty) * (server->nproperties + 1));
+	for (int i = 0; i < server->nproperties; i++)
+	{
+		copy->properties[i].name = pstrdup(server->properties[i].name);
+		copy->properties[i].value = pstrdup(server->properties[i].value);
+	}
+	return copy;
+}

@@ -4,6 +4,7 @@ import datetime
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -445,3 +446,335 @@ def test_rights(db, kafka, cluster, numbers):
             assert reader.execute("SELECT count(*) FROM v").fetchone() == (300,)
     finally:
         db.q("DROP OWNED BY topic_reader, topic_owner CASCADE; DROP ROLE topic_reader, topic_owner")
+
+
+# ---- writing
+
+@pytest.fixture
+def writable(db, kafka):
+    topic = kafka.create_topic(partitions=2)
+    table(db, "w", topic, META + ", headers jsonb OPTIONS (meta 'headers'), id int, name text, "
+          "x int OPTIONS (path 'sub.x'), y text OPTIONS (path 'sub.deep.y'), j jsonb")
+    return topic
+
+
+def test_insert(db, kafka, writable):
+    db.q("""INSERT INTO w (id, name, x, y, j, key, headers, "partition", "timestamp") VALUES
+        (1, 'ä', 5, 'z', '{"a": [1]}', 'k1', '[["h", "v"], ["n", null]]', 1, '2024-02-29 12:00:00+00')""")
+    assert db.q("INSERT INTO w (id, j) VALUES (2, 'null'), (3, NULL) RETURNING id, \"offset\"") == [(2, None), (3, None)]
+    messages = sorted(kafka.consume(writable), key=lambda m: m.json["id"])
+    assert messages[0].json == {"id": 1, "name": "ä", "j": {"a": [1]}, "sub": {"x": 5, "deep": {"y": "z"}}}
+    assert (messages[0].partition, messages[0].key, messages[0].headers) == (1, b"k1", [("h", b"v"), ("n", None)])
+    assert messages[0].timestamp == 1709208000000
+    assert messages[1].json == {"id": 2, "name": None, "j": None, "sub": {"x": None, "deep": {"y": None}}}
+    assert messages[1].headers == [("pg_kafka_sync.json_null", b'["j"]')] and messages[1].key is None
+    assert messages[2].headers == [] and abs(messages[2].timestamp / 1000 - time.time()) < 60
+    # and reads back
+    assert db.q("SELECT id, name, x, y, j::text, key FROM w ORDER BY id") == [
+        (1, "ä", 5, "z", '{"a": [1]}', "k1"), (2, None, None, None, "null", None), (3, None, None, None, None, None)]
+
+
+def test_what_transactions_leave(db, kafka, writable):
+    def ids(isolation="read_committed"):
+        return sorted(m.json["id"] for m in kafka.consume(writable, isolation=isolation))
+    # nothing is sent before the commit, nor after a rollback
+    with db.connect(autocommit=False) as connection:
+        connection.execute("INSERT INTO w (id) VALUES (1)")
+        assert ids("read_uncommitted") == [] and connection.execute("SELECT count(*) FROM w").fetchone() == (0,)
+        connection.rollback()
+        assert ids("read_uncommitted") == []
+    # subtransactions: rolled back alone, in another, released, by an error, by an exception block
+    db.q("""BEGIN; INSERT INTO w (id) VALUES (1);
+        SAVEPOINT a; INSERT INTO w (id) VALUES (-1); ROLLBACK TO a;
+        SAVEPOINT b; INSERT INTO w (id) VALUES (2); SAVEPOINT c; INSERT INTO w (id) VALUES (-2); ROLLBACK TO c;
+        INSERT INTO w (id) VALUES (3); RELEASE c; RELEASE b;
+        SAVEPOINT d; SAVEPOINT e; INSERT INTO w (id) VALUES (-3); RELEASE e; INSERT INTO w (id) VALUES (-4); ROLLBACK TO d;
+        INSERT INTO w (id) VALUES (4); RELEASE d;
+        DO $$ BEGIN INSERT INTO w (id) VALUES (-5), (-6), (1/0); EXCEPTION WHEN division_by_zero THEN INSERT INTO w (id) VALUES (5); END $$;
+        COMMIT""")
+    assert ids() == [1, 2, 3, 4, 5]
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        db.q("INSERT INTO w (id) SELECT 100 / (i - 50) FROM generate_series(1, 60) i")
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        db.q("BEGIN; INSERT INTO w (id) VALUES (-7); SELECT 1/0; COMMIT")
+    db.q("ROLLBACK")
+    assert ids() == [1, 2, 3, 4, 5] and ids("read_uncommitted") == [1, 2, 3, 4, 5]
+    # a transaction that wrote nothing in the end
+    db.q("BEGIN; SAVEPOINT a; INSERT INTO w (id) VALUES (-8); ROLLBACK TO a; COMMIT")
+    # procedures, prepared statements, COPY
+    db.q("DO $$ BEGIN FOR i IN 6..8 LOOP INSERT INTO w (id) VALUES (i); COMMIT; END LOOP; END $$")
+    db.q("PREPARE p AS INSERT INTO w (id) VALUES ($1)")
+    db.q("EXECUTE p(9)")
+    with db.connect() as connection, connection.cursor() as cursor:
+        with cursor.copy("COPY w (id, name) FROM STDIN") as copy:
+            for n in range(10, 20):
+                copy.write_row((n, "copied"))
+        with pytest.raises(psycopg.errors.InvalidTextRepresentation):
+            with cursor.copy("COPY w (id) FROM STDIN") as copy:
+                copy.write("100\nword\n")
+    assert ids() == list(range(1, 20))
+    assert db.value("SELECT count(*) FROM w WHERE name = 'copied'") == 10
+
+
+def test_spilled(db, kafka, cluster, writable):
+    """What does not fit into work_mem goes to disk, and is dropped with its subtransaction there."""
+    db.q("SET work_mem = '64kB'")
+    db.q("""BEGIN; INSERT INTO w (id, name) SELECT i, repeat('a', 100) FROM generate_series(1, 200) i;
+        SAVEPOINT a; INSERT INTO w (id, name) SELECT -i, repeat('b', 100) FROM generate_series(1, 5000) i; ROLLBACK TO a;
+        INSERT INTO w (id, name) SELECT i, repeat('c', 50) FROM generate_series(201, 3000) i;
+        SAVEPOINT b; INSERT INTO w (id, name) SELECT -i, repeat('d', 500) FROM generate_series(1, 10) i; ROLLBACK TO b;
+        INSERT INTO w (id, name) VALUES (3001, 'last')""")
+    pid = db.connection.info.backend_pid
+    assert db.value("SELECT count(*) > 0 FROM pg_ls_tmpdir() WHERE name LIKE %s", f"pgsql_tmp{pid}.%")
+    db.q("COMMIT")
+    assert db.value("SELECT count(*) FROM pg_ls_tmpdir() WHERE name LIKE %s", f"pgsql_tmp{pid}.%") == 0
+    values = {m.json["id"]: m.json["name"] for m in kafka.consume(writable)}
+    assert sorted(values) == list(range(1, 3002)) and values[200] == "a" * 100 and values[201] == "c" * 50 and values[3001] == "last"
+
+
+def test_volume(db, kafka, cluster, writable):
+    with db.connect() as connection:
+        pid = connection.info.backend_pid
+        connection.execute("INSERT INTO w (id) VALUES (0)")
+        before = cluster.rss_kb(pid)
+        peak = [0]
+        done = threading.Event()
+
+        def watch():
+            while not done.wait(0.05):
+                peak[0] = max(peak[0], cluster.rss_kb(pid))
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            connection.execute("INSERT INTO w (id, name, key) SELECT i, repeat('x', 100), i::text FROM generate_series(1, 300000) i")
+        finally:
+            done.set()
+            watcher.join()
+    assert 0 < peak[0] - before < 64 * 1024, (before, peak)
+    assert db.one("SELECT count(*), count(DISTINCT id), sum(id) FROM w") == (300001, 300001, 300000 * 300001 // 2)
+
+
+def test_keys_and_formats(db, kafka):
+    topics = [kafka.create_topic() for _ in range(5)]
+    table(db, "a", topics[0], "id int, r text, v text", key="id, r")
+    db.q("INSERT INTO a VALUES (1, 'x', 'v')")
+    table(db, "b", topics[1], "id int, v text", key="v", key_format="text")
+    db.q("INSERT INTO b VALUES (1, 'wörd')")
+    table(db, "c", topics[2], "k jsonb OPTIONS (meta 'key'), id int", key_format="json")
+    db.q("""INSERT INTO c VALUES ('{"a": 1}', 1), ('"s"', 2)""")
+    table(db, "d", topics[3], "k bytea OPTIONS (meta 'key'), line text", format="raw")
+    db.q("INSERT INTO d VALUES ('\\x00ff', 'eine Zeile'), ('k', NULL)")
+    table(db, "e", topics[4], "k text OPTIONS (meta 'key'), b bytea", format="raw", key_format="json")
+    db.q("INSERT INTO e VALUES ('k\"', '\\xff00')")
+    seen = [[(m.key, m.value) for m in kafka.consume(topic)] for topic in topics]
+    assert seen == [[(b'{"id":1,"r":"x"}', b'{"id":1,"r":"x","v":"v"}')], [("wörd".encode(), '{"id":1,"v":"wörd"}'.encode())],
+                    [(b'{"a": 1}', b'{"id":1}'), (b'"s"', b'{"id":2}')],
+                    [(b"\x00ff"[:1] + b"\xff", b"eine Zeile"), (b"k", None)], [(b'"k\\""', b"\xff\x00")]]
+    for name in "abcde":
+        assert db.value(f"SELECT count(*) FROM {name}") == len(seen["abcde".index(name)])
+    assert db.q("SELECT * FROM a") == [(1, "x", "v")] and db.q("SELECT k FROM e") == [('k"',)]
+    # a tombstone's key columns come from its key
+    kafka.produce(topics[0], None, key={"id": 7, "r": "y"})
+    assert db.q("SELECT * FROM a WHERE id = 7") == [(7, "y", None)]
+    with pytest.raises(psycopg.errors.NotNullViolation, match="message key"):
+        db.q("INSERT INTO a VALUES (1, NULL, 'v')")
+
+
+def test_into_a_subscription(db, kafka):
+    """What is inserted into a topic's table with a key is a row for a subscription."""
+    topic = kafka.create_topic()
+    table(db, "w", topic, "id int, name text, at timestamptz, n numeric(10,2), b bytea", key="id")
+    db.q("CREATE TABLE target (id int PRIMARY KEY, name text, at timestamptz, n numeric(10,2), b bytea)")
+    db.q("SELECT kafka.create_subscription('s', 'kafka', ARRAY[%s], 'target', format => 'json')", topic)
+    db.q("SET timezone = 'Asia/Tokyo'; SET bytea_output = escape")
+    db.q("INSERT INTO w VALUES (1, 'a', '2024-01-01 00:00+00', 1.50, '\\x00ff'), (2, 'b', NULL, NULL, NULL), (1, 'c', 'infinity', 2, NULL)")
+    db.wait_for_subscription("s")
+    assert db.q("SELECT id, name, at::text, n::text FROM target ORDER BY id") == [(1, "c", "infinity", "2.00"), (2, "b", None, None)]
+
+
+def test_as_a_table(db, kafka, writable):
+    """Defaults, triggers, generated columns, views, partitions."""
+    db.q("ALTER FOREIGN TABLE w ALTER name SET DEFAULT 'none', ADD COLUMN twice int GENERATED ALWAYS AS (id * 2) STORED")
+    db.q("""CREATE FUNCTION up() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN IF NEW.id < 0 THEN RETURN NULL; END IF; NEW.name := upper(NEW.name); RETURN NEW; END';
+        CREATE TRIGGER up BEFORE INSERT ON w FOR EACH ROW EXECUTE FUNCTION up();
+        CREATE VIEW v AS SELECT id, name FROM w WHERE id > 0 WITH CHECK OPTION""")
+    db.q("INSERT INTO w (id) VALUES (1), (-1); INSERT INTO v VALUES (2, 'view')")
+    with pytest.raises(psycopg.errors.WithCheckOptionViolation):
+        db.q("INSERT INTO v VALUES (0, 'no')")
+    found = sorted((m.json["id"], m.json["name"], m.json["twice"]) for m in kafka.consume(writable))
+    assert found == [(1, "NONE", 2), (2, "VIEW", 4)]
+    topic = kafka.create_topic()
+    db.q(f"""CREATE TABLE parted (id int, name text) PARTITION BY LIST (id); CREATE TABLE one PARTITION OF parted FOR VALUES IN (1);
+        CREATE FOREIGN TABLE other PARTITION OF parted DEFAULT SERVER kafka OPTIONS (topic '{topic}')""")
+    db.q("INSERT INTO parted SELECT i % 3, i FROM generate_series(1, 9) i")
+    assert [m.json for m in kafka.consume(topic)] == [{"id": i % 3, "name": str(i)} for i in range(1, 10) if i % 3 != 1]
+    assert db.value("SELECT count(*) FROM parted") == 9
+
+
+def test_refused(db, kafka, writable):
+    for sql in ("UPDATE w SET id = 1", "DELETE FROM w", "MERGE INTO w USING (SELECT 1) s ON true WHEN MATCHED THEN DELETE"):
+        with pytest.raises(psycopg.Error, match='foreign table "w"|relation "w"'):
+            db.q(sql)
+    with pytest.raises(psycopg.Error, match="cannot truncate foreign table"):
+        db.q("TRUNCATE w")
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="ON CONFLICT"):
+        db.q("INSERT INTO w (id) VALUES (1) ON CONFLICT DO NOTHING")
+    for column, value in (("offset", "1"), ("partition", "-1"), ("headers", "'1'"), ("timestamp", "'infinity'")):
+        with pytest.raises(psycopg.Error, match=column):
+            db.q(f'INSERT INTO w ("{column}") VALUES ({value})')
+    db.q("ALTER FOREIGN TABLE w ADD COLUMN whole text OPTIONS (meta 'value')")
+    with pytest.raises(psycopg.errors.GeneratedAlways, match='column "whole"'):
+        db.q("INSERT INTO w (whole) VALUES ('{}')")
+    with pytest.raises(psycopg.errors.UndefinedObject, match="no partition 9"):
+        db.q('INSERT INTO w (id, "partition") VALUES (1, 9)')
+    db.q("ALTER FOREIGN TABLE w OPTIONS (ADD updatable 'false')")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="does not allow inserts"):
+        db.q("INSERT INTO w (id) VALUES (1)")
+    for column in ("a text OPTIONS (path 'x.0.y')", "a text, b text OPTIONS (path 'a.b')", "a text, b text OPTIONS (path 'a')"):
+        db.q("DROP FOREIGN TABLE IF EXISTS o")
+        table(db, "o", writable, column)
+        with pytest.raises(psycopg.errors.FeatureNotSupported, match='cannot insert into foreign table "o"'):
+            db.q("INSERT INTO o VALUES ('x')")
+    db.q("ALTER FOREIGN TABLE o OPTIONS (ADD format 'debezium')")
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="o"):
+        db.q("INSERT INTO o VALUES ('x')")
+    table(db, "missing", "no.such.topic", "id int")
+    with pytest.raises(psycopg.errors.UndefinedObject, match='topic "no.such.topic" does not exist'):
+        db.q("INSERT INTO missing VALUES (1)")
+    assert kafka.consume(writable, isolation="read_uncommitted") == []
+
+
+@pytest.mark.parametrize("private_cluster", ["max_prepared_transactions = 5"], indirect=True)
+def test_prepare(private_cluster, kafka):
+    db = private_cluster.create_database()
+    db.create_server(kafka)
+    topic = kafka.create_topic()
+    table(db, "w", topic, "id int")
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="cannot PREPARE a transaction that has written to a topic"):
+        db.q("BEGIN; INSERT INTO w VALUES (1); PREPARE TRANSACTION 'x'")
+    db.q("ROLLBACK")
+    db.q("BEGIN; SAVEPOINT a; INSERT INTO w VALUES (1); ROLLBACK TO a; PREPARE TRANSACTION 'x'")
+    db.q("COMMIT PREPARED 'x'")
+    db.q("BEGIN; SELECT * FROM w; PREPARE TRANSACTION 'y'")
+    db.q("ROLLBACK PREPARED 'y'")
+    assert kafka.consume(topic) == []
+
+
+def test_message_refused_by_the_broker(db, kafka):
+    """One message too many: none of the transaction is there, and the session goes on."""
+    topic = kafka.create_topic(config={"max.message.bytes": "10000"})
+    table(db, "w", topic, "id int, fill text")
+    db.q("CREATE TABLE local (id int)")
+    with pytest.raises(psycopg.errors.ProgramLimitExceeded, match=f'could not send messages to topic "{topic}"') as error:
+        db.q("BEGIN; INSERT INTO local VALUES (1); INSERT INTO w SELECT i, '' FROM generate_series(1, 1000) i; "
+             "INSERT INTO w SELECT 1001, string_agg(md5(i::text), '') FROM generate_series(1, 1000) i; COMMIT")
+    assert "max.message.bytes" in error.value.diag.message_hint
+    assert db.q("SELECT * FROM local") == [] and kafka.consume(topic) == []
+    db.q("INSERT INTO w VALUES (1, 'short')")
+    assert [m.json["id"] for m in kafka.consume(topic)] == [1]
+
+
+def test_serializable(db, kafka, writable):
+    """A transaction that cannot be serialized has sent nothing."""
+    db.q("CREATE TABLE dots (id int PRIMARY KEY, colour text); INSERT INTO dots VALUES (1, 'black'), (2, 'white')")
+    with db.connect(autocommit=False) as one, db.connect(autocommit=False) as two:
+        for connection in (one, two):
+            connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+        one.execute("SELECT count(*) FROM dots WHERE colour = 'white'").fetchone()
+        two.execute("SELECT count(*) FROM dots WHERE colour = 'black'").fetchone()
+        one.execute("UPDATE dots SET colour = 'white' WHERE id = 1")
+        one.execute("INSERT INTO w (id) VALUES (1)")
+        two.execute("UPDATE dots SET colour = 'black' WHERE id = 2")
+        two.execute("INSERT INTO w (id) VALUES (2)")
+        one.commit()
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            two.commit()
+    assert [m.json["id"] for m in kafka.consume(writable)] == [1]
+
+
+def test_broker_gone_at_commit(private_kafka, make_db):
+    db = make_db()
+    db.create_server(private_kafka)
+    topic = private_kafka.create_topic()
+    table(db, "w", topic, "id int")
+    db.q("CREATE TABLE local (id int); INSERT INTO w VALUES (0)")
+    db.q("BEGIN; INSERT INTO w SELECT generate_series(1, 100); INSERT INTO local VALUES (1)")
+    private_kafka.kill()
+
+    def commit():
+        with pytest.raises(psycopg.errors.SqlclientUnableToEstablishSqlconnection, match="could not reach a broker"):
+            db.q("COMMIT")
+
+    def first():
+        """A session that has no producer yet."""
+        with db.connect() as connection, pytest.raises(psycopg.errors.SqlclientUnableToEstablishSqlconnection):
+            connection.execute("INSERT INTO w VALUES (2)")
+
+    def cancelled():
+        with db.connect() as connection, pytest.raises(psycopg.errors.QueryCanceled):
+            threading.Timer(1, connection.cancel).start()
+            connection.execute("INSERT INTO w VALUES (3)")
+
+    def within(seconds, body):
+        began = time.monotonic()
+        body()
+        assert time.monotonic() - began < seconds, body
+    with ThreadPoolExecutor() as pool:
+        for future in [pool.submit(within, 20, commit), pool.submit(within, 14, first), pool.submit(within, 4, cancelled)]:
+            future.result()
+    assert db.q("SELECT * FROM local") == []
+    private_kafka.restart()
+    assert [m.json["id"] for m in private_kafka.consume(topic)] == [0]
+    db.q("INSERT INTO w VALUES (4)")
+    assert db.q("SELECT id FROM w ORDER BY id") == [(0,), (4,)]
+
+
+def test_killed_session_leaves_nothing(private_cluster, kafka):
+    """A crash before the end: nothing is visible, and what follows is not held up for longer than the transaction may take."""
+    db = private_cluster.create_database()
+    db.create_server(kafka)
+    topic = kafka.create_topic()
+    table(db, "w", topic, "id int")
+    with db.connect(autocommit=False) as connection:
+        connection.execute("INSERT INTO w SELECT generate_series(1, 100000)")
+        private_cluster.kill_worker(connection.info.backend_pid)
+        with pytest.raises(psycopg.OperationalError):
+            connection.commit()
+    private_cluster.wait_accepting()
+    wait_until(lambda: db.value("SELECT count(*) FROM w") == 0, 30)
+    db.q("INSERT INTO w VALUES (1)")
+    assert [m.json["id"] for m in kafka.consume(topic)] == [1]
+
+
+def test_rights_to_write(db, kafka, cluster, writable):
+    db.q("DROP ROLE IF EXISTS topic_writer; CREATE ROLE topic_writer LOGIN")
+    try:
+        with db.connect(user="topic_writer") as writer:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                writer.execute("INSERT INTO w (id) VALUES (1)")
+            db.q("GRANT INSERT (id) ON w TO topic_writer")
+            writer.execute("INSERT INTO w (id) VALUES (1)")
+            for sql in ("INSERT INTO w (id, name) VALUES (1, 'x')", "SELECT id FROM w"):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    writer.execute(sql)
+            # logins: the view's owner has one, its user has a wrong one; one transaction with both
+            db.q(f"""CREATE SERVER sasl FOREIGN DATA WRAPPER kafka OPTIONS ("bootstrap.servers" '{kafka.sasl_bootstrap}',
+                "security.protocol" 'SASL_PLAINTEXT', "sasl.mechanisms" 'PLAIN')""")
+            db.q("CREATE USER MAPPING FOR postgres SERVER sasl OPTIONS (\"sasl.username\" 'admin', \"sasl.password\" 'admin-secret')")
+            db.q("CREATE USER MAPPING FOR topic_writer SERVER sasl OPTIONS (\"sasl.username\" 'bob', \"sasl.password\" 'wrong-secret')")
+            table(db, "s", writable, "id int", server="sasl")
+            db.q("CREATE VIEW v AS SELECT * FROM s; GRANT INSERT ON s, v TO topic_writer")
+            writer.execute("INSERT INTO v VALUES (2)")
+            with pytest.raises(psycopg.errors.InvalidAuthorizationSpecification) as error:
+                writer.execute("INSERT INTO s VALUES (3)")
+            assert "wrong-secret" not in str(error.value)
+            with pytest.raises(psycopg.errors.InvalidAuthorizationSpecification):
+                with writer.transaction():
+                    writer.execute("INSERT INTO v VALUES (4)")
+                    writer.execute("INSERT INTO s VALUES (5)")
+            with writer.transaction():
+                writer.execute("INSERT INTO v VALUES (6)")
+                writer.execute("INSERT INTO w (id) VALUES (7)")
+        assert sorted(m.json["id"] for m in kafka.consume(writable)) == [1, 2, 6, 7]
+    finally:
+        db.q("DROP OWNED BY topic_writer CASCADE; DROP ROLE topic_writer")
