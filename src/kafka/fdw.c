@@ -1,13 +1,17 @@
 /*
- * fdw.c: the validator of the foreign-data wrapper "kafka": servers are clusters, user mappings are credentials.
+ * fdw.c: the validator of the foreign-data wrapper "kafka": servers are clusters, user mappings are credentials, foreign
+ * tables are topics (fdw/).
  */
 #include "postgres.h"
 
 #include "access/reloptions.h"
+#include "catalog/pg_attribute.h"
 #include "catalog/pg_foreign_data_wrapper.h"
 #include "catalog/pg_foreign_server.h"
+#include "catalog/pg_foreign_table.h"
 #include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
+#include "fdw/topic_table.h"
 #include "fmgr.h"
 #include "kafka/properties.h"
 #include "miscadmin.h"
@@ -18,7 +22,7 @@ PG_FUNCTION_INFO_V1(ks_fdw_validator);
 /*
  * Takes all options that the object will have, as text[] of name=value, and the catalog that it is in; the role is the
  * one that runs the command.  ERROR for anything that ks_property_check() refuses, a server without brokers, and
- * options of other kinds of objects.
+ * options that there are not.
  */
 Datum
 ks_fdw_validator(PG_FUNCTION_ARGS)
@@ -31,13 +35,26 @@ ks_fdw_validator(PG_FUNCTION_ARGS)
 
 	if (catalog == UserMappingRelationId)
 		place = KS_PLACE_USER_MAPPING;
+	else if (catalog == ForeignTableRelationId || catalog == AttributeRelationId)
+	{
+		foreach(cell, options)
+		{
+			DefElem    *option = (DefElem *) lfirst(cell);
+
+			if (catalog == ForeignTableRelationId)
+				ks_topic_table_option_check(option->defname, defGetString(option));
+			else
+				ks_topic_column_option_check(option->defname, defGetString(option));
+		}
+		PG_RETURN_VOID();
+	}
 	else if (catalog != ForeignServerRelationId)
 	{
 		if (options != NIL)
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 					 errmsg("invalid option \"%s\"", ((DefElem *) linitial(options))->defname),
-					 errhint("Only servers and user mappings of foreign-data wrapper \"kafka\" have options.")));
+					 errhint("Foreign-data wrapper \"kafka\" itself has no options.")));
 		PG_RETURN_VOID();
 	}
 

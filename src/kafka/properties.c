@@ -375,11 +375,23 @@ mapping_options(Oid serverid, Oid userid)
 	return list;
 }
 
+/* Puts a server's properties together. */
+static KsServer *
+make_server(const ForeignServer *foreign, Oid userid)
+{
+	KsServer   *server = palloc0(sizeof(KsServer));
+
+	server->serverid = foreign->serverid;
+	server->name = pstrdup(foreign->servername);
+	add_properties(server, foreign->options);
+	add_properties(server, mapping_options(foreign->serverid, userid));
+	return server;
+}
+
 KsServer *
 ks_server_open(const char *name, Oid userid)
 {
 	ForeignServer *foreign = GetForeignServerByName(name, false);
-	KsServer   *server;
 
 	if (strcmp(GetForeignDataWrapper(foreign->fdwid)->fdwname, "kafka") != 0)
 		ereport(ERROR,
@@ -387,11 +399,27 @@ ks_server_open(const char *name, Oid userid)
 				 errmsg("server \"%s\" is not of the foreign-data wrapper \"kafka\"", name)));
 	if (ks_server_aclcheck(foreign->serverid, userid, ACL_USAGE) != ACLCHECK_OK)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_FOREIGN_SERVER, name);
+	return make_server(foreign, userid);
+}
 
-	server = palloc0(sizeof(KsServer));
-	server->serverid = foreign->serverid;
-	server->name = pstrdup(foreign->servername);
-	add_properties(server, foreign->options);
-	add_properties(server, mapping_options(foreign->serverid, userid));
-	return server;
+KsServer *
+ks_server_of_table(Oid serverid, Oid userid)
+{
+	return make_server(GetForeignServer(serverid), userid);
+}
+
+KsServer *
+ks_server_copy(const KsServer *server)
+{
+	KsServer   *copy = palloc(sizeof(KsServer));
+
+	*copy = *server;
+	copy->name = pstrdup(server->name);
+	copy->properties = palloc0(sizeof(KsProperty) * (server->nproperties + 1));
+	for (int i = 0; i < server->nproperties; i++)
+	{
+		copy->properties[i].name = pstrdup(server->properties[i].name);
+		copy->properties[i].value = pstrdup(server->properties[i].value);
+	}
+	return copy;
 }

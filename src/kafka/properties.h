@@ -38,6 +38,12 @@ typedef struct KsServer
  */
 extern KsServer *ks_server_open(const char *server, Oid userid);
 
+/* The same of a foreign table's server, which whoever may use the table may use through it: USAGE is not asked for. */
+extern KsServer *ks_server_of_table(Oid serverid, Oid userid);
+
+/* A copy in CurrentMemoryContext. */
+extern KsServer *ks_server_copy(const KsServer *server);
+
 /*
  * Checks one property by rd_kafka_conf_set on a scratch configuration and by our own lists; ERROR naming it.
  * "role" must be a superuser for what is not on the allow-list.

@@ -1,0 +1,20 @@
+/*
+ * handler.c: the handler of the foreign-data wrapper "kafka".
+ */
+#include "postgres.h"
+
+#include "fdw/topic_fdw.h"
+#include "fmgr.h"
+
+PG_FUNCTION_INFO_V1(ks_fdw_handler);
+
+/* kafka.fdw_handler(): returns the table of functions. */
+Datum
+ks_fdw_handler(PG_FUNCTION_ARGS)
+{
+	FdwRoutine *routine = makeNode(FdwRoutine);
+
+	ks_topic_scan_functions(routine);
+	ks_topic_insert_functions(routine);
+	PG_RETURN_POINTER(routine);
+}

@@ -1,0 +1,13 @@
+/*
+ * topic_fdw.h: the functions that PostgreSQL calls for foreign tables, by file.
+ */
+#ifndef KS_TOPIC_FDW_H
+#define KS_TOPIC_FDW_H
+
+#include "foreign/fdwapi.h"
+
+extern void ks_topic_scan_functions(FdwRoutine *routine);
+extern void ks_topic_insert_functions(FdwRoutine *routine);
+extern List *ks_topic_import(ImportForeignSchemaStmt *stmt, Oid serverid);
+
+#endif							/* KS_TOPIC_FDW_H */

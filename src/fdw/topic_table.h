@@ -1,0 +1,84 @@
+/*
+ * topic_table.h: a topic as a foreign table: what its options and columns say.
+ */
+#ifndef KS_TOPIC_TABLE_H
+#define KS_TOPIC_TABLE_H
+
+#include "postgres.h"
+
+#include "event/parser.h"
+#include "kafka/properties.h"
+#include "utils/rel.h"
+
+/* Where a column's values come from: option "meta", or (KS_META_NONE) a field of the message's value. */
+typedef enum KsMeta
+{
+	KS_META_NONE,
+	KS_META_TOPIC,
+	KS_META_PARTITION,
+	KS_META_OFFSET,
+	KS_META_TIMESTAMP,
+	KS_META_KEY,
+	KS_META_HEADERS,
+	KS_META_VALUE,
+	KS_META_OP,
+	KS_META_BEFORE,
+	KS_META_UNCHANGED,
+	KS_META_ERROR
+} KsMeta;
+
+typedef struct KsTopicColumn
+{
+	char	   *name;			/* as in the catalog */
+	Oid			type;
+	KsMeta		meta;
+	bool		is_dropped;
+	int			npath;			/* members to descend, 0 = the whole (only with meta key and before) */
+	char	  **path;			/* in UTF-8 */
+} KsTopicColumn;
+
+typedef enum KsTopicKey
+{
+	KS_TOPIC_KEY_DEFAULT,				/* text for a key column; json for the columns of option "key" */
+	KS_TOPIC_KEY_TEXT,
+	KS_TOPIC_KEY_JSON,
+	KS_TOPIC_KEY_BYTES
+} KsTopicKey;
+
+typedef struct KsTopicTable
+{
+	Oid			relid;
+	Oid			serverid;
+	char	   *schema;
+	char	   *name;
+	char	   *topic;			/* in UTF-8 */
+	char	   *format;
+	const KsParserOps *parser;	/* NULL: format raw, whose value is one column's */
+	KsTopicKey key_format;
+	int			nkeys;			/* option "key": attribute indexes of the columns that make the message key */
+	int		   *keys;
+	bool		ordered;		/* option "timestamps": the log is in the order of its timestamps */
+	bool		remote_estimate;
+	bool		updatable;
+	bool		null_on_error;
+	int			natts;
+	KsTopicColumn *columns;		/* by attribute index (attnum - 1) */
+} KsTopicTable;
+
+/*
+ * Returns what a foreign table says, in CurrentMemoryContext.  ERROR, naming table and column, where options do not fit
+ * each other or a column's type.
+ */
+extern KsTopicTable *ks_topic_table(Relation rel);
+
+/* For the validator: ERROR for an option that a foreign table, or its columns, cannot have. */
+extern void ks_topic_table_option_check(const char *name, const char *value);
+extern void ks_topic_column_option_check(const char *name, const char *value);
+
+/* Splits option "path" at its dots; a backslash takes the next character as it is.  NULL: there is an empty member. */
+extern char **ks_path_split(const char *text, int *count);
+
+/* Name of the table for messages. */
+extern char *ks_topic_table_name(const KsTopicTable *table);
+
+#endif							/* KS_TOPIC_TABLE_H */
