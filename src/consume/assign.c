@@ -9,6 +9,7 @@
 
 #include "catalog/pg_collation.h"
 #include "consume/consumer.h"
+#include "consume/problems.h"
 #include "control/worker.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -132,9 +133,9 @@ end_ask_run(rd_kafka_t *rk, void *arg)
 													&ask->ends[i].low, &ask->ends[i].high, ASK_TIMEOUT_MS);
 }
 
-/* Stores why Kafka could not be asked. */
-static void
-note_failure(KsConsumer *c, rd_kafka_resp_err_t err)
+/* See consumer.h. */
+void
+ks_consumer_note_failure(KsConsumer *c, rd_kafka_resp_err_t err)
 {
 	char		text[KS_ERROR_SIZE];
 
@@ -199,7 +200,7 @@ ask_topics(KsConsumer *c)
 	ks_client_call(c->asker, topic_ask_run, topic_ask_free, ask, "KafkaMetadata");
 	if (ask->err)
 	{
-		note_failure(c, ask->err);
+		ks_consumer_note_failure(c, ask->err);
 		topic_ask_free(ask);
 		return NULL;
 	}
@@ -269,7 +270,7 @@ ask_ends(KsConsumer *c)
 	ks_client_call(c->asker, end_ask_run, end_ask_free, ask, "KafkaMetadata");
 	if (ask->err)
 	{
-		note_failure(c, ask->err);
+		ks_consumer_note_failure(c, ask->err);
 		end_ask_free(ask);
 		return false;
 	}
@@ -301,7 +302,7 @@ ask_low(KsConsumer *c, const char *topic, int32 partition)
 	ks_client_call(c->asker, end_ask_run, end_ask_free, ask, "KafkaMetadata");
 	low = ask->err ? -1 : ask->ends[0].low;
 	if (ask->err)
-		note_failure(c, ask->err);
+		ks_consumer_note_failure(c, ask->err);
 	end_ask_free(ask);
 	return low;
 }
@@ -312,6 +313,18 @@ check_record(KsConsumer *c, KsOffset *o, const rd_kafka_message_t *rkm)
 {
 	rd_kafka_timestamp_type_t kind;
 
+	if (o->last_offset < 0)
+	{
+		/* the record before a position that was given: from now on it tells the topic from another one */
+		if (rkm->offset == o->stored - 1)
+		{
+			o->last_offset = rkm->offset;
+			o->last_timestamp_ms = rd_kafka_message_timestamp(rkm, &kind);
+			o->last_checksum = ks_message_checksum(rkm->key, rkm->key_len, rkm->payload, rkm->len);
+			o->note = true;
+		}
+		return;
+	}
 	if (rkm->offset != o->last_offset)
 		return;					/* compacted away */
 	if (rd_kafka_message_timestamp(rkm, &kind) != o->last_timestamp_ms ||
@@ -355,6 +368,22 @@ check_event(KsConsumer *c, rd_kafka_event_t *event, int *left)
 	}
 }
 
+/* What was just found in the log is what it is known by from now on. */
+static void
+set_anchors(KsOffsets *offsets)
+{
+	for (int i = 0; i < offsets->count; i++)
+		if (offsets->items[i]->verified && offsets->items[i]->last_offset >= 0 && offsets->items[i]->anchor_offset < 0)
+			ks_offset_anchor(offsets->items[i]);
+}
+
+/* Offset of the record that a partition is known by, -1 if there is none. */
+static int64
+to_compare(const KsOffset *o)
+{
+	return o->last_offset >= 0 ? o->last_offset : o->stored - 1;
+}
+
 /*
  * Holds the stored position of every partition that is not verified against the log.  Nothing is assigned meanwhile.
  * False: no answer.
@@ -380,13 +409,17 @@ verify(KsConsumer *c)
 		if (o->stored > o->high)
 			ks_consumer_gap(c, o, psprintf("the log ends at offset " INT64_FORMAT " already; the topic seems to have been "
 										   "deleted and created again", o->high));
-		if (o->last_offset < o->low || o->last_offset >= o->high)
+		ks_gaps_check_id(c, o);
+		if (to_compare(o) < o->low || to_compare(o) >= o->high)
 			o->verified = true; /* nothing to compare with */
 		else
 			left++;
 	}
 	if (left == 0)
+	{
+		set_anchors(offsets);
 		return true;
+	}
 
 	list = rd_kafka_topic_partition_list_new(left);
 	for (int i = 0; i < offsets->count; i++)
@@ -395,7 +428,7 @@ verify(KsConsumer *c)
 
 		o->assigned = false;
 		if (o->exists && !o->verified)
-			rd_kafka_topic_partition_list_add(list, o->topic, o->partition)->offset = o->last_offset;
+			rd_kafka_topic_partition_list_add(list, o->topic, o->partition)->offset = to_compare(o);
 	}
 	rd_kafka_assign(c->client->rk, list);
 	rd_kafka_topic_partition_list_destroy(list);
@@ -414,7 +447,32 @@ verify(KsConsumer *c)
 		ks_consumer_event_done(c);
 	}
 	rd_kafka_assign(c->client->rk, NULL);
+	set_anchors(offsets);
 	return left == 0;
+}
+
+/* A partition that was read has gone. That is how topics end, but not before all of it is read. */
+static void
+note_gone(KsOffset *o)
+{
+	o->lost = o->high < 0 || Max(o->high, o->stable) > o->stored;
+	ereport(o->lost ? WARNING : LOG,
+			(errmsg("topic \"%s\", partition %d does not exist any more", o->topic, o->partition),
+			 o->lost ? errdetail("It was read up to offset " INT64_FORMAT ", and ended at " INT64_FORMAT ".",
+								 o->stored, Max(o->high, o->stable)) : 0));
+}
+
+/* Shows in kafka.problems that topics have gone before they were read to their end. */
+static void
+show_lost(const KsOffsets *offsets)
+{
+	char		text[KS_DETAIL_SIZE] = "";
+
+	for (int i = 0; i < offsets->count && text[0] == '\0'; i++)
+		if (offsets->items[i]->lost)
+			snprintf(text, sizeof(text), "topic \"%.100s\", partition %d has gone with messages that were not read",
+					 offsets->items[i]->topic, offsets->items[i]->partition);
+	ks_worker_set_problem(KS_PROBLEM_GONE, text[0] ? text : NULL);
 }
 
 /* Marks what exists; adds what is new.  Sets *changed if the assignment must change.  False: no answer. */
@@ -467,9 +525,14 @@ compare(KsConsumer *c, const TopicAsk *ask, bool *changed)
 
 		if (!o->exists)
 			o->verified = false;
+		if (o->exists)
+			o->lost = false;
+		else if (o->assigned && !o->lost)
+			note_gone(o);
 		if (o->exists != o->assigned || (o->exists && !o->verified))
 			*changed = true;
 	}
+	show_lost(offsets);
 	return true;
 }
 
@@ -493,12 +556,16 @@ ks_consumer_assign(KsConsumer *c)
 	topic_ask_free(ask);
 	if (!answered)
 		return false;
+	if (!ks_gaps_ask(c, &changed))
+		return false;
 	if (changed)
 	{
 		learn_leaders(c);
 		if (!verify(c))
 			return false;
 	}
+	ks_gaps_check_read(c);
+	ks_gaps_check_anchors(c);
 	if (c->missing[0] == '\0')
 		c->next_assign = TimestampTzPlusMilliseconds(now, DISCOVER_EVERY_MS);
 	c->connected = true;

@@ -8,6 +8,7 @@
 
 #include "consume/consumer.h"
 #include "consume/log_ends.h"
+#include "consume/topic_facts.h"
 #include "control/worker.h"
 #include "event/event.h"
 #include "event/message.h"
@@ -73,6 +74,8 @@ release_at_exit(int code, Datum arg)
 
 	ks_consumer_event_done(c);
 	ks_consumer_release(c, c->count);
+	if (c->anchors)
+		__atomic_store_n(&c->anchors->cancelled, 1, __ATOMIC_RELAXED);
 }
 
 /* See consumer.h. */
@@ -82,7 +85,7 @@ ks_consumer_create(const KsSubscription *subscription, const KsServer *server, K
 	KsConsumer *c = palloc0(sizeof(KsConsumer));
 	const KsOptions *options = subscription->options;
 	KsProperty *properties = palloc(sizeof(KsProperty) *
-									(lengthof(fixed_properties) + lengthof(default_properties) + options->nproperties + 1));
+									(lengthof(fixed_properties) + lengthof(default_properties) + options->nproperties + 4));
 	const char *group = options->text_value[KS_OPT_GROUP_ID];
 	int			n = 0;
 
@@ -111,22 +114,17 @@ ks_consumer_create(const KsSubscription *subscription, const KsServer *server, K
 	/* a position may lie behind the last stable offset, but never behind the log's end */
 	properties[n].name = "isolation.level";
 	properties[n++].value = "read_uncommitted";
+	/* single records are read with it, see gaps.c */
+	properties[n].name = "queued.min.messages";
+	properties[n++].value = "1";
+	properties[n].name = "queued.max.messages.kbytes";
+	properties[n++].value = "1024";
+	properties[n].name = "fetch.message.max.bytes";
+	properties[n++].value = "65536";
 	c->asker = ks_client_create(KS_CLIENT_ADMIN, server, properties, n);
 	pfree(properties);
 	on_proc_exit(release_at_exit, PointerGetDatum(c));	/* later than, so run before, the client's own */
 	return c;
-}
-
-/* See consumer.h. */
-void
-ks_consumer_gap(const KsConsumer *consumer, const KsOffset *offset, const char *reason)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("subscription \"%s\": topic \"%s\", partition %d cannot be read on at offset " INT64_FORMAT ": %s",
-					NameStr(consumer->subscription->name), offset->topic, offset->partition, offset->stored, reason),
-			 errhint("Messages may have been lost. Rebuild the target (empty it and seek to 'earliest'), or go on elsewhere "
-					 "with kafka.seek_subscription().")));
 }
 
 /* Says what keeps us from reading. The state is set by the main loop. */
@@ -166,7 +164,7 @@ handle_error(KsConsumer *c, rd_kafka_event_t *event)
 				if (o->stable < 0)
 					c->first_end = true;
 				o->read = position;
-				o->stable = position;
+				ks_offset_note_end(o, position);
 				o->high = Max(o->high, position);
 			}
 			break;
@@ -310,6 +308,9 @@ take_message(KsConsumer *c, rd_kafka_event_t *event)
 	o = ks_offsets_find(c->offsets, rd_kafka_topic_name(rkm->rkt), rkm->partition);
 	if (o == NULL || !o->assigned || rkm->offset < o->read)
 		return false;
+	c->event = event;			/* should this be the end of us */
+	ks_gaps_check_unread(c, o, c->polled_at);
+	c->event = NULL;
 
 	grow(c);
 	m = &c->messages[c->count];
@@ -382,6 +383,7 @@ note_taken(KsConsumer *c, Size size)
 bool
 ks_consumer_poll(KsConsumer *c, int max_messages, Size max_bytes)
 {
+	c->polled_at = GetCurrentTimestamp();
 	while (c->count < max_messages && (c->count == 0 || c->bytes < max_bytes))
 	{
 		rd_kafka_event_t *event = rd_kafka_queue_poll(c->client->queue, 0);

@@ -25,7 +25,11 @@ typedef struct KsConsumer
 	char		missing[256];	/* a topic that does not exist, "" if all do */
 	int			partitions;		/* that the subscription reads, by all its workers */
 	int			busy_workers;	/* those of them that have any, at least 1 */
+	TimestampTz polled_at;		/* when messages were last taken */
 	TimestampTz next_assign;	/* when to look at the cluster's partitions again */
+	TimestampTz next_configs;	/* when to look at the topics' configurations again */
+	int			next_anchor;	/* partition to be checked next, see gaps.c */
+	struct KsRecordAsks *anchors;	/* being asked for, or NULL */
 	TimestampTz next_group_commit;
 	bool		group_commit_warned;
 
@@ -63,7 +67,28 @@ extern void ks_consumer_commit_group(KsConsumer *consumer);
 extern void ks_consumer_handle_event(KsConsumer *consumer, rd_kafka_event_t *event);
 /* Destroys the event that was being handled (c->event), if any. */
 extern void ks_consumer_event_done(KsConsumer *consumer);
-/* ERROR: the position of a partition cannot be read any more, for the reason given. */
+/* Stores why Kafka could not be asked. In assign.c. */
+extern void ks_consumer_note_failure(KsConsumer *consumer, rd_kafka_resp_err_t err);
+
+/* The rest is in gaps.c. */
+
+/*
+ * The position of a partition cannot be read any more, for the reason given: ERROR, or, with option "on_gap", the end of
+ * the process and a rebuild.
+ */
 pg_noreturn extern void ks_consumer_gap(const KsConsumer *consumer, const KsOffset *offset, const char *reason);
+/*
+ * Asks what topics there are ids of, and, when something changed or now and then, how long their tombstones stay.  Sets
+ * *changed where a topic is another one.  False: no answer.
+ */
+extern bool ks_gaps_ask(KsConsumer *consumer, bool *changed);
+/* Compares the topic's id; the log's ends are known. */
+extern void ks_gaps_check_id(KsConsumer *consumer, KsOffset *offset);
+/* Checks that no partition was unread for too long, and notes what is to outlive us. */
+extern void ks_gaps_check_read(KsConsumer *consumer);
+/* The same for one partition of which something is unread at "now". */
+extern void ks_gaps_check_unread(KsConsumer *consumer, const KsOffset *offset, TimestampTz now);
+/* Takes the answers, and asks anew, whether what was read some time ago is still what the log holds. */
+extern void ks_gaps_check_anchors(KsConsumer *consumer);
 
 #endif							/* KS_CONSUMER_H */

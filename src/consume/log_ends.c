@@ -68,7 +68,7 @@ update_topic(KsOffsets *offsets, const char *topic, const char *text, const char
 			o->verified = false;
 		o->low = low;
 		o->high = high;
-		o->stable = stable;
+		ks_offset_note_end(o, stable);
 	}
 }
 

@@ -49,6 +49,7 @@ add_entry(KsOffsets *offsets, const char *topic, int32 partition, int64 start)
 	o->stored = o->read = start;
 	o->last_offset = -1;
 	o->last_timestamp_ms = -1;
+	o->anchor_offset = -1;
 	o->low = o->high = o->stable = -1;
 	o->reported = o->reported_stable = o->reported_high = -2;
 	if (offsets->count == offsets->capacity)
@@ -71,6 +72,13 @@ ks_partition_worker(const char *topic, int32 partition, int32 workers)
 	return (int32) (((uint64) ks_message_checksum(topic, strlen(topic), NULL, 0) + (uint64) partition) % workers);
 }
 
+/* Are the positions those of the subscription itself? */
+static bool
+is_live(const KsOffsets *offsets)
+{
+	return strcmp(offsets->table, KS_LIVE_POSITIONS) == 0;
+}
+
 /*
  * Adds entries for what the table says: all partitions of this worker, or (topic not NULL) one.  Returns the last.
  */
@@ -87,10 +95,10 @@ read_positions(KsOffsets *offsets, const char *only_topic, int32 only_partition)
 	values[2] = Int32GetDatum(only_partition);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute_with_args(psprintf("SELECT topic, partition, next_offset, last_offset, last_timestamp, last_checksum "
+	if (SPI_execute_with_args(psprintf("SELECT topic, partition, next_offset, last_offset, last_timestamp, last_checksum%s "
 									   "FROM kafka.%s WHERE subscription_id = $1 "
 									   "AND ($2 IS NULL OR topic = $2 AND partition = $3) ORDER BY topic, partition",
-									   offsets->table),
+									   is_live(offsets) ? ", read_at, topic_id" : "", offsets->table),
 							  3, types, values, nulls, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kafka.%s", offsets->table);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -108,6 +116,15 @@ read_positions(KsOffsets *offsets, const char *only_topic, int32 only_partition)
 		if (ks_partition_worker(name, partition, offsets->workers) != offsets->ordinal)
 			continue;
 		o = added = add_entry(offsets, name, partition, next);
+		if (is_live(offsets))
+		{
+			d = SPI_getbinval(tuple, desc, 7, &null);
+			if (!null)
+				o->read_at = o->read_at_noted = DatumGetTimestampTz(d);
+			d = SPI_getbinval(tuple, desc, 8, &null);
+			if (!null)
+				strlcpy(o->topic_id, TextDatumGetCString(d), sizeof(o->topic_id));
+		}
 		d = SPI_getbinval(tuple, desc, 4, &null);
 		if (null)
 			continue;
@@ -236,15 +253,95 @@ ks_offsets_finish(KsOffsets *offsets, bool committed)
 
 		if (o->staged && committed)
 		{
+			o->read_at = ks_offset_read_at(o, o->staged_next);
+			if (o->read_at > o->read_at_noted)
+				o->read_at_noted = o->read_at;
 			o->stored = o->staged_next;
 			if (m)
 			{
 				o->last_offset = m->offset;
 				o->last_timestamp_ms = m->timestamp_ms;
 				o->last_checksum = ks_message_checksum(m->key, m->key_size, m->value, m->value_size);
+				if (o->anchor_offset < 0)
+					ks_offset_anchor(o);
 			}
 		}
 		o->staged = false;
 		o->staged_message = NULL;
 	}
+}
+
+/* See offsets.h. */
+TimestampTz
+ks_offset_read_at(const KsOffset *o, int64 position)
+{
+	return o->stable >= 0 && position >= o->stable ? Max(o->ends_at, o->read_at) : o->read_at;
+}
+
+/* See offsets.h. */
+void
+ks_offset_anchor(KsOffset *o)
+{
+	o->anchor_offset = o->last_offset;
+	o->anchor_timestamp_ms = o->last_timestamp_ms;
+	o->anchor_checksum = o->last_checksum;
+}
+
+/* See offsets.h. */
+void
+ks_offset_note_end(KsOffset *o, int64 stable)
+{
+	o->stable = stable;
+	o->ends_at = GetCurrentTimestamp();
+	o->read_at = ks_offset_read_at(o, o->stored);
+}
+
+/* See offsets.h. */
+void
+ks_offsets_note(KsOffsets *offsets)
+{
+	Oid			types[8] = {INT8OID, TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID, INT8OID, TIMESTAMPTZOID, INT8OID};
+	MemoryContext old = CurrentMemoryContext;
+
+	StartTransactionCommand();
+	ks_subscription_lock(offsets->subscription_id, false);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	for (int i = 0; i < offsets->count; i++)
+	{
+		KsOffset   *o = offsets->items[i];
+		Datum		values[8];
+		char		nulls[9] = "        ";
+
+		if (!o->note)
+			continue;
+		values[0] = Int64GetDatum(offsets->subscription_id);
+		values[1] = CStringGetTextDatum(o->topic);
+		values[2] = Int32GetDatum(o->partition);
+		values[3] = TimestampTzGetDatum(o->read_at);
+		nulls[3] = o->read_at == 0 ? 'n' : ' ';
+		values[4] = CStringGetTextDatum(o->topic_id);
+		nulls[4] = o->topic_id[0] == '\0' ? 'n' : ' ';
+		values[5] = Int64GetDatum(o->last_offset);
+		values[6] = TimestampTzGetDatum(ks_timestamp_of_ms(o->last_timestamp_ms));
+		values[7] = Int64GetDatum((int64) o->last_checksum);
+		if (o->last_offset < 0)
+			nulls[5] = nulls[6] = nulls[7] = 'n';
+		if (o->last_timestamp_ms < 0)
+			nulls[6] = 'n';
+		/* who sought elsewhere meanwhile knows better */
+		(void) ks_catalog_execute(psprintf("UPDATE kafka.%s SET read_at = $4, topic_id = $5, last_offset = $6, "
+										   "last_timestamp = $7, last_checksum = $8 "
+										   "WHERE subscription_id = $1 AND topic = $2 AND partition = $3 "
+										   "AND next_offset = " INT64_FORMAT, offsets->table, o->stored),
+								  8, types, values, nulls);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(old);
+	for (int i = 0; i < offsets->count; i++)
+		if (offsets->items[i]->note)
+		{
+			offsets->items[i]->note = false;
+			offsets->items[i]->read_at_noted = offsets->items[i]->read_at;
+		}
 }

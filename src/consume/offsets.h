@@ -10,7 +10,10 @@
 
 #include "postgres.h"
 
+#include "datatype/timestamp.h"
 #include "event/parser.h"
+
+#define KS_TOPIC_ID_SIZE 32		/* of a topic's id as base64 text, with its end */
 
 typedef struct KsOffset
 {
@@ -31,6 +34,25 @@ typedef struct KsOffset
 	int64		low;
 	int64		high;
 	int64		stable;
+
+	/* gaps.c */
+	TimestampTz ends_at;		/* when "stable" was seen */
+	TimestampTz read_at;		/* all that was in the log by then is applied; 0 = it was never read to its end */
+	TimestampTz read_at_noted;	/* the same, as in the table */
+	int64		retention_ms;	/* delete.retention.ms; 0 = not compacted, or of no concern, -1 = not known */
+	char		topic_id[KS_TOPIC_ID_SIZE]; /* of the topic that was read, "" = not known */
+	char		new_topic_id[KS_TOPIC_ID_SIZE];	/* it has another one now; else "" */
+	bool		lost;			/* the topic went before it was read to its end */
+	bool		note;			/* the table is to be told what we know by now */
+	int64		anchor_offset;	/* a record that was read some time ago, -1 = none */
+	int64		anchor_timestamp_ms;
+	uint32		anchor_checksum;
+	struct
+	{
+		int64		offset;
+		int64		timestamp_ms;
+		uint32		checksum;
+	}			anchor_next;	/* becomes the anchor if that is found unchanged */
 
 	int			shorter;		/* times in a row that the log ended before what was read */
 
@@ -80,8 +102,20 @@ extern bool ks_offsets_staged(const KsOffsets *offsets);
  * says what we stored there; the caller must abort and begin anew.  In offsets_write.c.
  */
 extern bool ks_offsets_write(KsOffsets *offsets);
+/*
+ * Writes read_at, topic_id and the last record of the entries marked "note", in a transaction of its own.
+ */
+extern void ks_offsets_note(KsOffsets *offsets);
+/* Notes where a partition was just seen to end. */
+extern void ks_offset_note_end(KsOffset *offset, int64 stable);
+/* Makes the last record the one that the partition is known by from now on. */
+extern void ks_offset_anchor(KsOffset *offset);
+/* What read_at becomes when everything before "position" is applied. */
+extern TimestampTz ks_offset_read_at(const KsOffset *offset, int64 position);
 /* The transaction committed (or not): staged positions become stored ones, or are forgotten. */
 extern void ks_offsets_finish(KsOffsets *offsets, bool committed);
+/* Milliseconds since the Unix epoch as a timestamptz. */
+extern TimestampTz ks_timestamp_of_ms(int64 ms);
 /* CRC-32C of a message's key and value. */
 extern uint32 ks_message_checksum(const char *key, Size key_size, const char *value, Size value_size);
 

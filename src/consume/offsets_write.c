@@ -28,7 +28,8 @@
 enum
 {
 	POS_SUBSCRIPTION_ID = 1, POS_TOPIC, POS_PARTITION, POS_NEXT_OFFSET, POS_START_OFFSET, POS_LAST_OFFSET,
-	POS_LAST_TIMESTAMP, POS_LAST_CHECKSUM, POS_APPLIED_AT
+	POS_LAST_TIMESTAMP, POS_LAST_CHECKSUM, POS_APPLIED_AT,
+	POS_READ_AT					/* from here on the subscription's own only */
 };
 
 #define POS_KEYS 3				/* columns of the primary key, the first ones */
@@ -36,6 +37,7 @@ enum
 typedef struct Writer
 {
 	Relation	rel;
+	bool		live;			/* the subscription's own positions */
 	Relation	index;
 	IndexScanDesc scan;
 	ScanKeyData keys[POS_KEYS];
@@ -43,9 +45,9 @@ typedef struct Writer
 	TupleTableSlot *changed;
 } Writer;
 
-/* Milliseconds since the Unix epoch as a timestamptz. */
-static TimestampTz
-timestamp_of_ms(int64 ms)
+/* See offsets.h. */
+TimestampTz
+ks_timestamp_of_ms(int64 ms)
 {
 	return ms * 1000 - ((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) * USECS_PER_DAY;
 }
@@ -56,6 +58,7 @@ begin(Writer *w, const KsOffsets *offsets)
 {
 	Oid			index;
 
+	w->live = strcmp(offsets->table, KS_LIVE_POSITIONS) == 0;
 	w->rel = table_open(ks_catalog_relid(offsets->table), RowExclusiveLock);
 	index = ks_primary_key_index(w->rel);
 	if (!OidIsValid(index))
@@ -135,10 +138,12 @@ write_one(Writer *w, const KsOffset *o)
 		set(w, POS_LAST_OFFSET, Int64GetDatum(m->offset));
 		set(w, POS_LAST_CHECKSUM,
 			Int64GetDatum((int64) ks_message_checksum(m->key, m->key_size, m->value, m->value_size)));
-		set(w, POS_LAST_TIMESTAMP, TimestampTzGetDatum(timestamp_of_ms(m->timestamp_ms)));
+		set(w, POS_LAST_TIMESTAMP, TimestampTzGetDatum(ks_timestamp_of_ms(m->timestamp_ms)));
 		w->changed->tts_isnull[POS_LAST_TIMESTAMP - 1] = m->timestamp_ms < 0;
 		set(w, POS_APPLIED_AT, TimestampTzGetDatum(GetCurrentTimestamp()));
 	}
+	if (w->live && ks_offset_read_at(o, o->staged_next) != 0)
+		set(w, POS_READ_AT, TimestampTzGetDatum(ks_offset_read_at(o, o->staged_next)));
 	ExecStoreVirtualTuple(w->changed);
 	w->changed->tts_tableOid = RelationGetRelid(w->rel);
 

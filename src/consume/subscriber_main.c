@@ -13,6 +13,7 @@
 #include "consume/consumer.h"
 #include "consume/log_ends.h"
 #include "consume/offsets.h"
+#include "consume/problems.h"
 #include "control/catalog.h"
 #include "control/target_view.h"
 #include "control/worker.h"
@@ -227,7 +228,7 @@ account(Subscriber *s, int messages, Size bytes)
 		pg_atomic_write_u64(&ks_my_worker->skipped_truncates, s->skipped_truncates);
 		snprintf(text, sizeof(text), "%llu truncate events were not applied: they have no place among the rows of "
 				 "several partitions; empty the target by hand", (unsigned long long) s->skipped_truncates);
-		ks_worker_set_problem(0, text);
+		ks_worker_set_problem(KS_PROBLEM_TRUNCATE, text);
 	}
 	if (rate > 0 && messages > 0)
 	{

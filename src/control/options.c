@@ -92,6 +92,8 @@ static const KsOptionDef option_table[] = {
 	"replica: only ENABLE REPLICA triggers fire and foreign keys are not checked, as in native logical replication."},
 	{KS_OPT_GROUP_ID, "group.id", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
 	"Kafka consumer group that shows the offsets to Kafka's tools; default is the subscription's name."},
+	{KS_OPT_ON_GAP, "on_gap", KS_SUBSCRIPTION, KS_TYPE_ENUM, "error", 0, 0, "error | rebuild",
+	"Messages may have been lost before they were read: stop with an error, or rebuild all targets from what the log holds."},
 	{KS_OPT_PARTITIONS, "partitions", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
 	"Partitions that this subscription reads, such as 0-2,5, or 3- for all from 3 on; default is all."},
 	{KS_OPT_MAX_DEAD_LETTERS, "max_dead_letters", KS_SUBSCRIPTION, KS_TYPE_INT, "1000", 0, 1000000, NULL,

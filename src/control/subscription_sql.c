@@ -452,7 +452,8 @@ ks_seek_subscription(PG_FUNCTION_ARGS)
 		(void) ks_catalog_execute("INSERT INTO kafka.subscription_position (subscription_id, topic, partition, next_offset, start_offset) "
 								  "VALUES ($1, $2, $3, $4, $4) ON CONFLICT (subscription_id, topic, partition) DO UPDATE "
 								  "SET next_offset = excluded.next_offset, start_offset = excluded.start_offset, "
-								  "last_offset = NULL, last_timestamp = NULL, last_checksum = NULL",
+								  "last_offset = NULL, last_timestamp = NULL, last_checksum = NULL, "
+								  "read_at = NULL, topic_id = NULL",
 								  4, types, values, NULL);
 	}
 	(void) ks_catalog_execute("UPDATE kafka.subscription SET version = version + 1 WHERE id = $1", 1, types, values, NULL);

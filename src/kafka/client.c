@@ -559,9 +559,10 @@ call_done(KsCall *call)
 	return done;
 }
 
-void
-ks_client_call(KsClient *client, void (*run) (rd_kafka_t *rk, void *arg), void (*release) (void *arg),
-			   void *arg, const char *wait_name)
+/* Starts the thread of a call.  ERROR, after release(arg), if there is no thread or memory left. */
+static KsCall *
+start_call(KsClient *client, void (*run) (rd_kafka_t *rk, void *arg), void (*release) (void *arg), void *arg,
+		   bool abandoned)
 {
 	KsHandle   *shared = client->shared;
 	KsCall	   *call = calloc(1, sizeof(KsCall));
@@ -575,6 +576,7 @@ ks_client_call(KsClient *client, void (*run) (rd_kafka_t *rk, void *arg), void (
 	call->run = run;
 	call->release = release;
 	call->arg = arg;
+	call->abandoned = abandoned;
 	pthread_mutex_lock(&shared->lock);
 	shared->users++;
 	pthread_mutex_unlock(&shared->lock);
@@ -587,6 +589,22 @@ ks_client_call(KsClient *client, void (*run) (rd_kafka_t *rk, void *arg), void (
 		release(arg);
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_RESOURCES), errmsg("could not start a thread")));
 	}
+	return call;
+}
+
+/* See client.h. */
+void
+ks_client_start(KsClient *client, void (*run) (rd_kafka_t *rk, void *arg), void (*release) (void *arg), void *arg)
+{
+	(void) start_call(client, run, release, arg, true);
+}
+
+void
+ks_client_call(KsClient *client, void (*run) (rd_kafka_t *rk, void *arg), void (*release) (void *arg),
+			   void *arg, const char *wait_name)
+{
+	KsHandle   *shared = client->shared;
+	KsCall	   *call = start_call(client, run, release, arg, false);
 
 	PG_TRY();
 	{

@@ -73,6 +73,13 @@ extern void ks_client_wait(KsClient *client, long timeout_ms, const char *wait_n
 extern void ks_client_call(KsClient *client, void (*run) (rd_kafka_t *rk, void *arg), void (*release) (void *arg),
 						   void *arg, const char *wait_name);
 
+/*
+ * Runs such a call without waiting for it: the thread calls release(arg) at its end, with a lock of the handle held.
+ * ERROR, after release(arg), if it cannot be started.
+ */
+extern void ks_client_start(KsClient *client, void (*run) (rd_kafka_t *rk, void *arg), void (*release) (void *arg),
+							void *arg);
+
 /* Appends "text" with the client's secrets struck out to dst (of size bytes). */
 extern void ks_client_scrub(const KsClient *client, const char *text, char *dst, Size size);
 

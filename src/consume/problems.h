@@ -1,0 +1,11 @@
+/*
+ * problems.h: which line of kafka.problems is about what, for a subscription's worker.
+ */
+#ifndef KS_CONSUME_PROBLEMS_H
+#define KS_CONSUME_PROBLEMS_H
+
+#define KS_PROBLEM_TRUNCATE 0
+#define KS_PROBLEM_RETENTION 1
+#define KS_PROBLEM_GONE 2
+
+#endif							/* KS_CONSUME_PROBLEMS_H */

@@ -1,0 +1,229 @@
+"""What can no longer be read, or is not what it was, is never passed over in silence."""
+
+import json
+
+import pytest
+
+from conftest import wait_until
+from test_subscription import subscribe, table
+
+
+def messages(v, n, start=0):
+    return [({"id": i}, {"id": i, "v": v}) for i in range(start, start + n)]
+
+
+def pause(db):
+    db.q("SELECT kafka.pause_subscription('s')")
+    wait_until(lambda: db.state("subscription", "s")["pids"] == [])
+
+
+def resume(db):
+    db.q("SELECT kafka.resume_subscription('s')")
+
+
+def recreate(kafka, topic, **kwargs):
+    kafka.delete_topic(topic)
+    def created():
+        kafka.create_topic(topic, **kwargs)
+        return True
+    wait_until(created)
+
+
+def error(db, *words, timeout=60):
+    row = db.wait_state("subscription", "s", "error", timeout=timeout)
+    for word in words:
+        assert word in row["last_error"], row["last_error"]
+    assert db.value("SELECT count(*) FROM kafka.problems WHERE name = 's' AND problem LIKE 'state error%%'") == 1
+    return row
+
+
+@pytest.mark.parametrize("count", [5, 10, 30], ids=["shorter", "same", "longer"])
+@pytest.mark.parametrize("running", [False, True], ids=["down", "running"])
+def test_recreated(db, kafka, count, running):
+    """A topic deleted and made anew, however long it has grown, with the worker running or not."""
+    topic = kafka.create_topic()
+    table(db)
+    subscribe(db, topic, "t")
+    kafka.produce_many(topic, messages("old", 10))
+    db.wait_for_subscription("s")
+    if not running:
+        pause(db)
+    recreate(kafka, topic)
+    kafka.produce_many(topic, messages("new", count, 100))
+    if not running:
+        resume(db)
+    error(db, f'topic "{topic}", partition 0', "offset", "rebuild")
+    db.q("SELECT kafka.seek_subscription('s', 'earliest')")
+    db.wait_for_subscription("s")
+    assert db.value("SELECT count(*) FROM t WHERE v = 'new'") == count
+
+
+def test_recreated_before_the_first_message(db, kafka):
+    """The place where a subscription began is known by the message before it."""
+    topic = kafka.create_topic()
+    table(db)
+    kafka.produce_many(topic, messages("old", 10))
+    subscribe(db, topic, "t", start="latest")
+    db.wait("SELECT last_offset = 9 FROM kafka.subscription_position")
+    pause(db)
+    recreate(kafka, topic)
+    kafka.produce_many(topic, messages("new", 30))
+    resume(db)
+    error(db, f'topic "{topic}", partition 0', "offset 10", "deleted and created again")
+    assert db.value("SELECT count(*) FROM t") == 0
+
+
+def test_recreated_before_anything_was_read(db, kafka):
+    """Nothing was read of the old one, and the new one is read from its beginning: nothing is missing."""
+    topic = kafka.create_topic()
+    table(db)
+    subscribe(db, topic, "t")
+    db.wait_state("subscription", "s", "streaming")
+    pause(db)
+    recreate(kafka, topic)
+    kafka.produce_many(topic, messages("new", 5))
+    resume(db)
+    db.wait_for_subscription("s")
+    assert db.value("SELECT count(*) FROM t") == 5
+
+
+def test_retention(db, kafka):
+    """The log lost messages that were not read, while the worker was away."""
+    topic = kafka.create_topic()
+    table(db)
+    kafka.produce(topic, {"id": 1, "v": "x"}, {"id": 1})
+    subscribe(db, topic, "t")
+    db.wait_for_subscription("s")
+    pause(db)
+    kafka.produce_many(topic, messages("y", 10))
+    db.q("SELECT kafka.alter_topic('kafka', %s, config => '{\"retention.ms\": 100}')", topic)
+    wait_until(lambda: kafka.watermarks(topic)[0][0] == 11)
+    resume(db)
+    error(db, f'topic "{topic}", partition 0', "offset 1:", "the log begins at offset 11 only", "rebuild")
+
+
+def test_retention_while_reading(db, kafka):
+    """And while it lags behind."""
+    topic = kafka.create_topic()
+    table(db)
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "v": "x" * 20000}) for i in range(3000)])     # 60 MB
+    subscribe(db, topic, "t", options={"max_rows_per_second": 200})
+    db.wait("SELECT next_offset > 0 FROM kafka.subscription_position")
+    db.q("SELECT kafka.delete_records('kafka', %s, 0, 2900)", topic)
+    error(db, f'topic "{topic}", partition 0')
+
+
+def compacted(kafka, **config):
+    return kafka.create_topic(config={"cleanup.policy": "compact", **config})
+
+
+def backdate(db, interval):
+    """As if nobody had read for so long."""
+    db.q("UPDATE kafka.subscription_position SET read_at = read_at - %s::interval", interval)
+
+
+def test_compacted_unread_for_too_long(db, kafka):
+    topic = compacted(kafka, **{"delete.retention.ms": "3600000"})
+    table(db)
+    kafka.produce_many(topic, messages("x", 10))
+    subscribe(db, topic, "t")
+    db.wait_for_subscription("s")
+    db.wait("SELECT clock_timestamp() - read_at < interval '1 min' FROM kafka.subscription_position")
+    pause(db)
+    # nothing was written meanwhile: nothing can have been missed
+    backdate(db, "2 hours")
+    resume(db)
+    db.wait("SELECT clock_timestamp() - read_at < interval '1 min' FROM kafka.subscription_position")
+    pause(db)
+    # not for too long
+    backdate(db, "50 minutes")
+    kafka.produce_many(topic, messages("y", 5))
+    resume(db)
+    db.wait_for_subscription("s")
+    pause(db)
+    backdate(db, "61 minutes")
+    kafka.produce_many(topic, messages("z", 5))
+    resume(db)
+    error(db, f'topic "{topic}", partition 0', "offset 15", "delete.retention.ms (3600000)", "ends at offset 20", "rebuild")
+    assert db.value("SELECT count(*) FROM t WHERE v = 'z'") == 0
+    # whoever knows better goes on
+    db.q("SELECT kafka.seek_subscription('s', %s)", json.dumps({topic: {"0": 15}}))
+    db.wait_for_subscription("s")
+    assert db.value("SELECT count(*) FROM t WHERE v = 'z'") == 5
+
+
+def test_tombstone_that_was_never_seen(db, kafka):
+    """What it is about: a delete, and its tombstone, come and go while the subscription is away."""
+    topic = compacted(kafka, **{"delete.retention.ms": "0", "segment.ms": "100", "min.cleanable.dirty.ratio": "0.001",
+                                "min.compaction.lag.ms": "0"})
+    table(db)
+    kafka.produce_many(topic, messages("x", 3))
+    subscribe(db, topic, "t")
+    db.wait_for_subscription("s")
+    db.wait("SELECT count(*) = 1 FROM kafka.problems WHERE problem LIKE 'delete.retention.ms of topic%%'")
+    pause(db)
+    kafka.produce(topic, None, {"id": 1})
+    def cleaned():
+        kafka.produce(topic, {"id": 2, "v": "y"}, {"id": 2})        # rolls segments
+        return not [m for m in kafka.consume(topic) if m.json_key == {"id": 1}]
+    wait_until(cleaned, 60, 0.3)
+    backdate(db, "1 min")
+    resume(db)
+    error(db, "compaction may have removed deletes")
+
+
+def test_not_compacted(db, kafka):
+    """Without compaction nothing goes but what retention takes."""
+    topic = kafka.create_topic(config={"delete.retention.ms": "1000"})
+    table(db)
+    kafka.produce_many(topic, messages("x", 10))
+    subscribe(db, topic, "t")
+    db.wait_for_subscription("s")
+    pause(db)
+    backdate(db, "2 days")
+    kafka.produce_many(topic, messages("y", 5))
+    resume(db)
+    db.wait_for_subscription("s")
+    assert db.q("SELECT * FROM kafka.problems") == []
+
+
+def test_configuration_not_to_be_seen(db, kafka):
+    """Without describe_configs it works, and says what it cannot notice."""
+    topic = compacted(kafka)
+    group = f"g-{topic}"
+    table(db)
+    for resource, name, operation in (("topic", topic, "describe"), ("topic", topic, "read"), ("group", group, "read")):
+        db.q("SELECT kafka.create_acl('kafka', %s, %s, 'literal', 'User:bob', '*', %s, 'allow')", resource, name, operation)
+    db.q(f"""CREATE SERVER limited FOREIGN DATA WRAPPER kafka OPTIONS ("bootstrap.servers" '{kafka.sasl_bootstrap}',
+             "security.protocol" 'sasl_plaintext', "sasl.mechanism" 'PLAIN');
+             CREATE USER MAPPING FOR CURRENT_USER SERVER limited OPTIONS ("sasl.username" 'bob', "sasl.password" 'bob-secret')""")
+    kafka.produce_many(topic, messages("x", 10))
+    db.q("SELECT kafka.create_subscription('s', 'limited', %s, 't', 'json', options => %s::jsonb)", [topic],
+         json.dumps({"group.id": group}))
+    db.wait_for_subscription("s")
+    db.wait("SELECT count(*) = 1 FROM kafka.problems WHERE problem LIKE %s AND problem LIKE '%%describe_configs%%'", f'%"{topic}"%')
+
+
+def test_topics_come_and_go(db, kafka):
+    """Of a pattern: one that ends does not stop the others, and is a problem only if it was not read to its end."""
+    prefix = kafka.new_topic_name("p")
+    table(db)
+    for name in ("one", "two"):
+        kafka.create_topic(f"{prefix}.{name}")
+        kafka.produce_many(f"{prefix}.{name}", messages(name, 5, 0 if name == "one" else 5))
+    subscribe(db, "^" + prefix.replace(".", "\\.") + "\\.", "t", workers=2)
+    db.wait_for_subscription("s")
+    assert db.value("SELECT count(*) FROM t") == 10
+    kafka.delete_topic(f"{prefix}.one")
+    kafka.create_topic(f"{prefix}.three")
+    kafka.produce_many(f"{prefix}.three", messages("three", 5, 10))
+    db.wait("SELECT count(*) = 15 FROM t")
+    db.wait("SELECT lag = 0 AND state = 'streaming' FROM kafka.subscription_status")
+    assert db.q("SELECT * FROM kafka.problems") == []
+    # held back by an open transaction, so not read
+    held = kafka.open_transaction(f"{prefix}.two", messages("held", 1))
+    kafka.produce(f"{prefix}.two", {"id": 1, "v": "behind"}, {"id": 1})
+    db.wait("SELECT high_watermark > next_offset FROM kafka.subscription_offsets WHERE topic = %s", f"{prefix}.two")
+    kafka.delete_topic(f"{prefix}.two")
+    db.wait("SELECT count(*) = 1 FROM kafka.problems WHERE problem LIKE %s", f"topic \"{prefix}.two\"%gone%")
+    del held
