@@ -121,6 +121,33 @@ ks_rebuild_check(const KsSubscription *s, Oid target, const char *hint)
 
 /* See rebuild_sql.h. */
 void
+ks_rebuild_check_past(const KsSubscription *s, const char *mode, const char *hint)
+{
+	KsOptions  *options = ks_subscription_options(s);
+	List	   *positions = ks_resolve_start(ks_server_open(NameStr(s->server), s->owner), s->topics, s->ntopics,
+											 "earliest", true);
+	const char *checked = "";
+	ListCell   *lc;
+
+	foreach(lc, positions)
+	{
+		KsPartitionPosition *p = lfirst(lc);
+
+		if (!ks_partition_selected(options->text_value[KS_OPT_PARTITIONS], p->partition) ||
+			strcmp(checked, p->topic) == 0 || start_offset(s->id, p->topic, p->partition) >= p->stable)
+			continue;
+		if (is_compacted(s, p->topic))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("topic \"%s\" is compacted: mode %s could lack events of the past", p->topic, mode),
+					 errdetail("All but the last message of each key may be gone."),
+					 errhint("%s", hint)));
+		checked = p->topic;
+	}
+}
+
+/* See rebuild_sql.h. */
+void
 ks_rebuild_request(int64 subscription_id, Oid target, const char *kind, bool force)
 {
 	Oid			types[4] = {INT8OID, OIDOID, TEXTOID, BOOLOID};

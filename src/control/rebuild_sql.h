@@ -16,6 +16,12 @@
 extern void ks_rebuild_check(const KsSubscription *subscription, Oid target, const char *hint);
 
 /*
+ * ERROR, with the hint, if a target that appends or merges ("mode") would have to read a compacted topic's past: events of
+ * it may be gone.  Asks Kafka; the subscription's positions are stored.
+ */
+extern void ks_rebuild_check_past(const KsSubscription *subscription, const char *mode, const char *hint);
+
+/*
  * Has the worker of a subscription read a target (InvalidOid: each of them) again from the log: a "rebuild" beside the old
  * rows, or a "hydrate" of a new target into itself, after which it joins the others.  "force": from what is left of the
  * log.  What is under way for the target begins anew.  In a transaction that holds ks_subscription_lock.

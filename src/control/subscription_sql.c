@@ -9,6 +9,7 @@
 #include "catalog/pg_type.h"
 #include "control/definitions.h"
 #include "control/hooks.h"
+#include "control/rebuild_sql.h"
 #include "control/shmem.h"
 #include "control/target_definition.h"
 #include "control/target_view.h"
@@ -211,6 +212,10 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(3))
 		ks_target_store(&target, id, GetUserId(), key);
 	store_start(id, server, GetUserId(), topics, ntopics, start, parsed->text_value[KS_OPT_PARTITIONS]);
+	if (!PG_ARGISNULL(3) && strcmp(mode, "upsert") != 0)
+		ks_rebuild_check_past(ks_own_subscription(name), mode,
+							  "Begin at its end (start => 'latest'), or add the target with kafka.add_target and option "
+							  "\"hydrate\": false to take what is left.");
 	PG_RETURN_VOID();
 }
 

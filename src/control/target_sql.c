@@ -69,15 +69,21 @@ check_new(const KsSubscription *s, Oid relid)
 				 errmsg("table \"%s\" is a target of subscription \"%s\" already", relation_name(relid), NameStr(s->name))));
 }
 
-/* ERROR if the new target cannot be filled from the log.  Asks Kafka. */
+/*
+ * ERROR if the new target cannot have what is in the log, read again (moved) or for the first time.  Asks
+ * Kafka.
+ */
 static void
-check_can_hydrate(const KsSubscription *s, const KsTargetRequest *request)
+check_can_hydrate(const KsSubscription *s, const KsTargetRequest *request, bool moved)
 {
 	KsSubscription with_it = *s;
 	KsTarget	target = {request->relid, unconstify(char *, request->mode)};
 
 	with_it.targets = list_make1(&target);
-	ks_rebuild_check(&with_it, request->relid, "Option \"hydrate\": false lets the target begin with the next message.");
+	if (moved)
+		ks_rebuild_check(&with_it, request->relid, "Option \"hydrate\": false lets the target begin with the next message.");
+	else if (strcmp(request->mode, "upsert") != 0)
+		ks_rebuild_check_past(s, request->mode, "Option \"hydrate\": false takes what is left.");
 }
 
 /* What add_target does once the query's names are bound. */
@@ -93,8 +99,8 @@ add_target(const char *name, KsTargetRequest *request)
 	options = ks_target_check(request, s->owner, &key);
 	/* Kafka first, so that the worker is not held up by a slow broker */
 	hydrate = options->bool_value[KS_OPT_HYDRATE] && has_moved(s->id);
-	if (hydrate)
-		check_can_hydrate(s, request);
+	if (options->bool_value[KS_OPT_HYDRATE])
+		check_can_hydrate(s, request, hydrate);
 
 	/* the definition and the positions stay as they are until we have finished */
 	ks_subscription_lock(s->id, true);
@@ -103,7 +109,7 @@ add_target(const char *name, KsTargetRequest *request)
 	if (!hydrate && options->bool_value[KS_OPT_HYDRATE] && has_moved(s->id))
 	{
 		hydrate = true;
-		check_can_hydrate(s, request);
+		check_can_hydrate(s, request, true);
 	}
 	ks_target_store(request, s->id, s->owner, key);
 	if (hydrate)

@@ -286,3 +286,23 @@ def test_notice_of_published_targets(db, topic):
     db.connection.add_notice_handler(lambda d: seen.append(d.message_primary + (d.message_detail or "")))
     db.q("SELECT kafka.create_publisher('p', 'kafka', 'pub', enabled => false)")
     assert sum('"s"' in notice for notice in seen) == 2, seen
+
+
+def test_compacted_past(db, kafka):
+    """Appending and merging from the past of a compacted topic, which may lack events, only when asked for."""
+    topic = kafka.create_topic(config={"cleanup.policy": "compact"})
+    db.q("CREATE TABLE log (id int); CREATE TABLE n (id int PRIMARY KEY, n bigint)")
+    subscribe(db, topic, "before", enabled=False)
+    query = "SELECT (after->>'id')::int AS id, count(*) AS n FROM batch GROUP BY 1"
+    add(db, "log", name="before", mode="append")
+    kafka.produce(topic, {"id": 1}, {"id": 1})
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refused:
+        db.q("SELECT kafka.create_subscription('x', 'kafka', %s, 'log', 'json', 'append', enabled => false)", [topic])
+    assert "compacted" in str(refused.value)
+    db.q("SELECT kafka.create_subscription('y', 'kafka', %s, 'log', 'json', 'append', start => 'latest', enabled => false)", [topic])
+    subscribe(db, topic, enabled=False)
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refused:
+        add(db, "n", query, mode="merge", merge={"n": "sum"})
+    assert topic in str(refused.value) and "hydrate" in refused.value.diag.message_hint
+    add(db, "n", query, mode="merge", merge={"n": "sum"}, options={"hydrate": False})
+    assert db.q("SELECT name FROM kafka.subscription_status ORDER BY 1") == [("before",), ("s",), ("y",)]
