@@ -79,7 +79,7 @@ ks_decoder_reset(KsDecoder *d)
 	MemoryContextReset(d->names);
 	d->declared = NIL;
 	d->nschemas = 0;
-	if (!d->debezium || d->column_types == NULL)
+	if (d->column_types == NULL)
 		return;
 	old = MemoryContextSwitchTo(d->names);
 	d->declared = ks_types_in_option(d->column_types);
@@ -96,15 +96,13 @@ ks_decoder_declare(KsDecoder *d, const char *name, Oid type, int32 typmod, const
 	int32		base_typmod = typmod;
 	Oid			base = getBaseTypeAndTypmod(type, &base_typmod);
 
-	/* only Debezium's format encodes values */
-	if (!d->debezium)
-		return;
 	foreach(lc, d->declared)
 	{
 		t = lfirst(lc);
 		if (strcmp(t->name, name) != 0)
 			continue;
-		if (!t->given && !ks_same_encoding(t->type, t->typmod, base, base_typmod))
+		/* only Debezium's format encodes values */
+		if (d->debezium && !t->given && !ks_same_encoding(t->type, t->typmod, base, base_typmod))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
 					 errmsg("targets disagree on how to decode field \"%s\": it is %s in %s, but %s in %s", name,
@@ -222,7 +220,7 @@ ks_decoder_use_schema(KsDecoder *d, const char *schema, size_t size)
 KsColumnConverter *
 ks_decoder_find(KsDecoder *d, const KsField *field)
 {
-	if (!d->debezium || field->name_size == 0)
+	if (field->name_size == 0 || (!d->debezium && field->kind != KS_FIELD_BYTES))
 		return NULL;
 	return ks_converter_find(converter(d), field, -1);
 }
@@ -331,7 +329,7 @@ ks_decode_text(KsDecoder *d, KsColumnConverter *column, const KsField *field, Da
 	*isnull = field->kind == KS_FIELD_NULL;
 	if (*isnull)
 		return true;
-	if (column && !ks_column_is_plain(column))
+	if (column && (field->kind == KS_FIELD_BYTES || !ks_column_is_plain(column)))
 	{
 		Datum		converted;
 
@@ -441,7 +439,7 @@ ks_decode_json(KsDecoder *d, KsColumnConverter *column, const KsField *field, Js
 	value->type = jbvNull;
 	if (field->kind == KS_FIELD_NULL)
 		return true;
-	if (column && !ks_column_is_plain(column))
+	if (column && (field->kind == KS_FIELD_BYTES || !ks_column_is_plain(column)))
 	{
 		Datum		converted;
 		bool		isnull;
