@@ -122,10 +122,11 @@ ks_query_describe(KsQueryWriter *w)
 	old = MemoryContextSwitchTo(w->context);
 	w->key_shapes = NIL;
 	w->topics = NIL;
-	w->only_topic = NULL;
 	w->query = ks_query_analyse(target->view);
 	ks_query_check(w->query, target->mode, target->nkeys, target->keys, w->merge ? fold_of : NULL,
 				   unconstify(KsTarget *, target));
+	w->only_topic = w->upsert ? ks_query_check_topics(w->query, target->nkeys, target->keys,
+													  ks_subscription_topics(w->batch->run->subscription->id)) : NULL;
 	w->row_wise = w->query->not_row_wise == NULL;
 	w->view = w->upsert ? KS_VIEW_STATE :
 		bms_is_member(KS_BATCH_OP, w->query->columns) ? KS_VIEW_EVENTS_AND_DELETES : KS_VIEW_EVENTS;
