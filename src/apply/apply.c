@@ -163,6 +163,7 @@ read_messages(KsApply *a, const KsMessage *messages, int count, int context)
 		for (;;)
 		{
 			a->run.stage = "convert";
+			a->run.row++;
 			for (int w = 0; w < a->nactive; w++)
 			{
 				if (a->nactive > 1)

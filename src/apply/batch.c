@@ -50,6 +50,30 @@ reset(KsBatch *b, int count)
 	b->before_keys = MemoryContextAlloc(b->context, sizeof(KsField *) * natts);
 }
 
+/* Makes a row: neither remove nor upsert, no column known. */
+static KsBatchRow *
+new_row(KsBatch *b)
+{
+	KsBatchRow *row;
+	char	   *memory;
+
+	if (b->nrows == b->rows_capacity)
+	{
+		b->rows_capacity *= 2;
+		b->rows = repalloc_huge(b->rows, sizeof(KsBatchRow) * b->rows_capacity);
+	}
+	row = &b->rows[b->nrows++];
+	memory = palloc(b->natts * (sizeof(Datum) + 2));
+	row->hash = 0;
+	row->remove = row->upsert = row->complete = row->keeps = false;
+	row->values = (Datum *) memory;
+	row->nulls = (bool *) (memory + b->natts * sizeof(Datum));
+	row->cells = (uint8 *) (row->nulls + b->natts);
+	memset(row->cells, KS_CELL_ABSENT, b->natts);
+	memset(row->nulls, true, b->natts);
+	return row;
+}
+
 /* Makes room in the hash: a message may have many rows. */
 static void
 grow_buckets(KsBatch *b)
@@ -75,33 +99,20 @@ row_of_key(KsBatch *b, const Datum *values)
 {
 	KsTargetTable *t = b->target;
 	uint32		hash = ks_target_hash_key(t, values);
-	uint32		at = hash & b->bucket_mask;
+	uint32		at;
 	KsBatchRow *row;
-	char	   *memory;
 
-	for (; b->buckets[at] != 0; at = (at + 1) & b->bucket_mask)
+	if (b->nrows > b->bucket_mask / 2)
+		grow_buckets(b);
+	for (at = hash & b->bucket_mask; b->buckets[at] != 0; at = (at + 1) & b->bucket_mask)
 	{
 		row = &b->rows[b->buckets[at] - 1];
 		if (row->hash == hash && ks_target_same_key(t, row->values, values))
 			return row;
 	}
-	if (b->nrows == b->rows_capacity)
-	{
-		b->rows_capacity *= 2;
-		b->rows = repalloc_huge(b->rows, sizeof(KsBatchRow) * b->rows_capacity);
-	}
-	row = &b->rows[b->nrows++];
+	row = new_row(b);
 	b->buckets[at] = b->nrows;
 	row->hash = hash;
-	if ((uint32) b->nrows > b->bucket_mask / 4 * 3)
-		grow_buckets(b);
-	memory = palloc(b->natts * (sizeof(Datum) + 2));
-	row->remove = row->upsert = row->complete = row->keeps = false;
-	row->values = (Datum *) memory;
-	row->nulls = (bool *) (memory + b->natts * sizeof(Datum));
-	row->cells = (uint8 *) (row->nulls + b->natts);
-	memset(row->cells, KS_CELL_ABSENT, b->natts);
-	memset(row->nulls, true, b->natts);
 	for (int i = 0; i < t->nkeys; i++)
 	{
 		int			k = t->keys[i].index;
@@ -183,9 +194,9 @@ keys_complete(KsBatch *b)
 	return true;
 }
 
-/* ERROR unless all key columns have a value that is not null. */
-static void
-check_keys(KsBatch *b)
+/* See batch.h. */
+void
+ks_batch_check_keys(KsBatch *b)
 {
 	KsTargetTable *t = b->target;
 
@@ -218,7 +229,7 @@ static void
 fold_upsert(KsBatch *b)
 {
 	KsTargetTable *t = b->target;
-	KsBatchRow *row = row_of_key(b, b->values);
+	KsBatchRow *row = b->list ? new_row(b) : row_of_key(b, b->values);
 	bool		fresh = !row->upsert;
 
 	row->message = b->run->current;
@@ -457,7 +468,7 @@ read_row(KsBatch *b, const KsMessage *message)
 	if (!after->present)
 		bad_message("the event has no row: \"after\" is missing or null");
 	ks_converter_use_schema(t->converter, b->parsed->schema, b->parsed->schema_size);
-	if (b->parsed->op == 'u' && b->debezium && !t->own_rows)
+	if (b->parsed->op == 'u' && b->debezium && !t->own_rows && !b->list)
 	{
 		leave_old_key(b, message);
 		ks_converter_use_schema(t->converter, b->parsed->schema, b->parsed->schema_size);
@@ -482,7 +493,7 @@ read_row(KsBatch *b, const KsMessage *message)
 	}
 	if (!keys_complete(b))
 		read_keys(b, &b->parsed->key, b->parsed->key_schema, b->parsed->key_schema_size);
-	check_keys(b);
+	ks_batch_check_keys(b);
 	keep_unchanged(b);
 	fold_upsert(b);
 }
@@ -510,7 +521,7 @@ read_delete(KsBatch *b, const KsMessage *message)
 		check_before_is_usable(b, message);
 		read_before_keys(b);
 	}
-	check_keys(b);
+	ks_batch_check_keys(b);
 	fold_delete(b);
 }
 
@@ -546,7 +557,13 @@ add(KsWriter *w, const KsMessage *message, const KsParsed *parsed)
 
 	b->parsed = parsed;
 	ks_converter_use_connector(b->target->converter, parsed->connector, parsed->connector_size);
-	if (parsed->op == 't')
+	if (b->list)
+	{
+		/* an insert per event that has a row */
+		if (parsed->op != 't' && parsed->op != 'd' && !b->run->duplicate)
+			read_row(b, message);
+	}
+	else if (parsed->op == 't')
 		read_truncate(b);
 	else if (parsed->op == 'd')
 		read_delete(b, message);
@@ -576,6 +593,43 @@ abandon(KsWriter *w)
 	w->table->rel = NULL;
 }
 
+/* See batch.h. */
+void
+ks_batch_begin(KsBatch *b, int count)
+{
+	reset(b, count);
+}
+
+/* See batch.h. */
+bool
+ks_batch_put(KsBatch *b, int message)
+{
+	int			before = b->nrows;
+	MemoryContext old = MemoryContextSwitchTo(b->context);
+	int			current = b->run->current;
+
+	b->run->current = message;
+	fold_upsert(b);
+	b->run->current = current;
+	MemoryContextSwitchTo(old);
+	return b->list || b->nrows > before;
+}
+
+/* See batch.h. */
+void
+ks_batch_leave(KsBatch *b, int message)
+{
+	MemoryContext old = MemoryContextSwitchTo(b->context);
+	KsBatchRow *row = row_of_key(b, b->values);
+
+	if (!row->upsert)
+	{
+		row->remove = true;
+		row->message = message;
+	}
+	MemoryContextSwitchTo(old);
+}
+
 static const KsWriterOps batch_ops = {open_target, begin, add, write_rows, close_target, abandon, limit};
 
 /* See batch.h. */
@@ -591,6 +645,7 @@ ks_batch_create(KsRun *run, KsTargetTable *target)
 	b->ignore_unknown = subscription->options->bool_value[KS_OPT_IGNORE_UNKNOWN];
 	b->full_before = subscription->options->bool_value[KS_OPT_FULL_BEFORE];
 	b->debezium = strcmp(subscription->format, "debezium") == 0;
+	b->list = strcmp(target->target->mode, "upsert") != 0;
 	b->context = AllocSetContextCreate(CurrentMemoryContext, "pg_kafka_sync batch", 64 * 1024, 1024 * 1024, 8 * 1024 * 1024);
 	return b;
 }

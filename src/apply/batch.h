@@ -37,6 +37,7 @@ typedef struct KsBatch
 	const KsParsed *parsed;		/* the message that is being read */
 	bool		ignore_unknown;
 	bool		debezium;		/* events tell of changes, not of states */
+	bool		list;			/* rows are kept as they come, and not by key: modes append and merge */
 	bool		full_before;	/* "before" is the whole old row, says the subscription's owner */
 
 	MemoryContext context;		/* rows and values; reset per batch */
@@ -58,5 +59,16 @@ typedef struct KsBatch
 
 /* Makes an empty batch, which is the writer of a plain target; lives in CurrentMemoryContext. */
 extern KsBatch *ks_batch_create(KsRun *run, KsTargetTable *target);
+
+/*
+ * For writers that have rows of another origin: empties the batch; folds the row in values[], nulls[], cells[] into it
+ * (values in the batch's context), returns false if its key was written by this batch already; and removes the row of the
+ * key in values[], unless the batch writes it.
+ */
+extern void ks_batch_begin(KsBatch *b, int count);
+extern bool ks_batch_put(KsBatch *b, int message);
+extern void ks_batch_leave(KsBatch *b, int message);
+/* ERROR unless all key columns in values[], cells[] have a value that is not null. */
+extern void ks_batch_check_keys(KsBatch *b);
 
 #endif							/* KS_BATCH_H */

@@ -16,6 +16,9 @@
 #include "utils/memutils.h"
 #include "utils/numeric.h"
 
+/* Schemas remembered; beyond that all are forgotten (a topic has a handful). */
+#define MAX_SCHEMAS 64
+
 struct KsDecoder
 {
 	MemoryContext context;
@@ -30,8 +33,12 @@ struct KsDecoder
 	char		connector[32];		/* whose events, where connector_size is not 0 */
 	size_t		connector_size;
 
-	const char *schema;			/* last one looked into for fields that nothing else knows */
-	size_t		schema_size;
+	int			nschemas;		/* that were looked into for fields that nothing else knows */
+	struct
+	{
+		char	   *text;
+		size_t		size;
+	}			schemas[MAX_SCHEMAS];
 
 	Oid			output_type;	/* of the function below */
 	FmgrInfo	output;
@@ -71,8 +78,8 @@ ks_decoder_reset(KsDecoder *d)
 	drop_converter(d);
 	MemoryContextReset(d->names);
 	d->declared = NIL;
-	d->schema = NULL;
-	if (!d->debezium || d->column_types == NULL)
+	d->nschemas = 0;
+	if (d->column_types == NULL)
 		return;
 	old = MemoryContextSwitchTo(d->names);
 	d->declared = ks_types_in_option(d->column_types);
@@ -89,15 +96,13 @@ ks_decoder_declare(KsDecoder *d, const char *name, Oid type, int32 typmod, const
 	int32		base_typmod = typmod;
 	Oid			base = getBaseTypeAndTypmod(type, &base_typmod);
 
-	/* only Debezium's format encodes values */
-	if (!d->debezium)
-		return;
 	foreach(lc, d->declared)
 	{
 		t = lfirst(lc);
 		if (strcmp(t->name, name) != 0)
 			continue;
-		if (!t->given && !ks_same_encoding(t->type, t->typmod, base, base_typmod))
+		/* only Debezium's format encodes values */
+		if (d->debezium && !t->given && !ks_same_encoding(t->type, t->typmod, base, base_typmod))
 			ereport(ERROR,
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
 					 errmsg("targets disagree on how to decode field \"%s\": it is %s in %s, but %s in %s", name,
@@ -147,6 +152,41 @@ converter(KsDecoder *d)
 	return d->converter;
 }
 
+/* Looks into a schema, once, for fields that nothing else knows. */
+static void
+look_into(KsDecoder *d, const char *schema, size_t size)
+{
+	MemoryContext old;
+	ListCell   *lc;
+
+	for (int i = 0; i < d->nschemas; i++)
+		if (d->schemas[i].size == size && memcmp(d->schemas[i].text, schema, size) == 0)
+			return;
+	if (d->nschemas == MAX_SCHEMAS)
+	{
+		for (int i = 0; i < d->nschemas; i++)
+			pfree(d->schemas[i].text);
+		d->nschemas = 0;
+	}
+	old = MemoryContextSwitchTo(d->names);
+	d->schemas[d->nschemas].text = memcpy(palloc(size), schema, size);
+	d->schemas[d->nschemas++].size = size;
+	foreach(lc, ks_types_in_schema(schema, size))
+	{
+		KsDeclaredType *t = lfirst(lc);
+		ListCell   *known;
+		bool		is_known = false;
+
+		foreach(known, d->declared)
+			is_known = is_known || strcmp(((KsDeclaredType *) lfirst(known))->name, t->name) == 0;
+		if (is_known)
+			continue;
+		d->declared = lappend(d->declared, t);
+		drop_converter(d);
+	}
+	MemoryContextSwitchTo(old);
+}
+
 /* See decode.h. */
 void
 ks_decoder_use_connector(KsDecoder *d, const char *connector, size_t size)
@@ -171,31 +211,8 @@ ks_decoder_use_schema(KsDecoder *d, const char *schema, size_t size)
 {
 	if (!d->debezium)
 		return;
-	if (schema && (d->schema == NULL || d->schema_size != size || memcmp(d->schema, schema, size) != 0))
-	{
-		MemoryContext old = MemoryContextSwitchTo(d->names);
-		List	   *found = ks_types_in_schema(schema, size);
-		ListCell   *lc;
-		char	   *copy = palloc(size);
-
-		memcpy(copy, schema, size);
-		d->schema = copy;
-		d->schema_size = size;
-		foreach(lc, found)
-		{
-			KsDeclaredType *t = lfirst(lc);
-			ListCell   *known;
-			bool		is_known = false;
-
-			foreach(known, d->declared)
-				is_known = is_known || strcmp(((KsDeclaredType *) lfirst(known))->name, t->name) == 0;
-			if (is_known)
-				continue;
-			d->declared = lappend(d->declared, t);
-			drop_converter(d);
-		}
-		MemoryContextSwitchTo(old);
-	}
+	if (schema)
+		look_into(d, schema, size);
 	ks_converter_use_schema(converter(d), schema, size);
 }
 
@@ -203,7 +220,7 @@ ks_decoder_use_schema(KsDecoder *d, const char *schema, size_t size)
 KsColumnConverter *
 ks_decoder_find(KsDecoder *d, const KsField *field)
 {
-	if (!d->debezium || field->name_size == 0)
+	if (field->name_size == 0 || (!d->debezium && field->kind != KS_FIELD_BYTES))
 		return NULL;
 	return ks_converter_find(converter(d), field, -1);
 }
@@ -312,7 +329,7 @@ ks_decode_text(KsDecoder *d, KsColumnConverter *column, const KsField *field, Da
 	*isnull = field->kind == KS_FIELD_NULL;
 	if (*isnull)
 		return true;
-	if (column && !ks_column_is_plain(column))
+	if (column && (field->kind == KS_FIELD_BYTES || !ks_column_is_plain(column)))
 	{
 		Datum		converted;
 
@@ -422,7 +439,7 @@ ks_decode_json(KsDecoder *d, KsColumnConverter *column, const KsField *field, Js
 	value->type = jbvNull;
 	if (field->kind == KS_FIELD_NULL)
 		return true;
-	if (column && !ks_column_is_plain(column))
+	if (column && (field->kind == KS_FIELD_BYTES || !ks_column_is_plain(column)))
 	{
 		Datum		converted;
 		bool		isnull;

@@ -3,7 +3,7 @@
  *
  * Every key is looked up once in its unique index.  New rows are gathered and written many to a page by one WAL record;
  * all constraints, generated columns, defaults, other indexes and AFTER ROW triggers (foreign keys among them) work as
- * usual.  No row lock is taken before an update: should another session change the row in between, it is looked up anew.
+ * usual.  Rows of mode append are not looked up at all.  No row lock is taken before an update: should another session change the row in between, it is looked up anew.
  * Should another session insert the same key in between, the unique index says so, and the caller tries again.
  */
 #include "postgres.h"
@@ -81,9 +81,12 @@ begin(Writer *w, KsBatch *batch)
 	w->generated = w->rel->rd_att->constr && w->rel->rd_att->constr->has_generated_stored;
 	w->after_insert = w->rel->trigdesc && w->rel->trigdesc->trig_insert_after_row;
 
-	w->index = index_open(t->key_index, RowExclusiveLock);
-	InitDirtySnapshot(w->snapshot);
-	w->scan = ks_index_beginscan(w->rel, w->index, &w->snapshot, t->nkeys);
+	if (!batch->list)
+	{
+		w->index = index_open(t->key_index, RowExclusiveLock);
+		InitDirtySnapshot(w->snapshot);
+		w->scan = ks_index_beginscan(w->rel, w->index, &w->snapshot, t->nkeys);
+	}
 	w->found = table_slot_create(w->rel, NULL);
 	w->changed = table_slot_create(w->rel, NULL);
 }
@@ -93,8 +96,11 @@ static void
 finish(Writer *w)
 {
 	ExecClearTuple(w->found);
-	index_endscan(w->scan);
-	index_close(w->index, NoLock);
+	if (w->index)
+	{
+		index_endscan(w->scan);
+		index_close(w->index, NoLock);
+	}
 	w->batch->run->current = -1;		/* what follows concerns them all */
 	AfterTriggerEndQuery(w->estate);
 	ExecDropSingleTupleTableSlot(w->found);
@@ -367,7 +373,7 @@ ks_direct_apply(KsBatch *b)
 		b->run->current = row->message;
 		while (!done)
 		{
-			if (row->remove || !lookup(w, row->values))
+			if (row->remove || b->list || !lookup(w, row->values))
 			{
 				if (row->keeps)
 					ks_missing_value(w->target, row);

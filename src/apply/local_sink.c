@@ -19,7 +19,9 @@ ks_missing_value(const KsTargetTable *target, const KsBatchRow *row)
 			column = target->columns[i].name;
 	ereport(ERROR,
 			(errcode(ERRCODE_NO_DATA_FOUND),
-			 errmsg("column \"%s\": the message leaves the value out as unchanged, and the target has no such row", column),
+			 strcmp(target->target->mode, "upsert") == 0 ?
+			 errmsg("column \"%s\": the message leaves the value out as unchanged, and the target has no such row", column) :
+			 errmsg("column \"%s\": the message leaves the value out as unchanged", column),
 			 errhint("Set REPLICA IDENTITY FULL on the source table, and publish its rows again.")));
 }
 

@@ -183,7 +183,7 @@ upsert_group(KsBatch *b, RowGroup *g)
 
 	initStringInfo(&sql);
 	initStringInfo(&assignments);
-	if (!complete && append_assignments(&assignments, t, g->columns, "r") > 0)
+	if (!complete && !b->list && append_assignments(&assignments, t, g->columns, "r") > 0)
 	{
 		appendStringInfo(&sql, "UPDATE %s t SET %s FROM " RELATION_NAME " r WHERE ", t->qualified, assignments.data);
 		append_key_condition(&sql, t);
@@ -197,6 +197,11 @@ upsert_group(KsBatch *b, RowGroup *g)
 	appendStringInfo(&sql, ")%s SELECT ", t->has_identity ? " OVERRIDING SYSTEM VALUE" : "");
 	append_columns(&sql, t, g->columns);
 	appendStringInfoString(&sql, " FROM " RELATION_NAME " r");
+	if (b->list)
+	{
+		(void) run(b, sql.data, SPI_OK_INSERT, g->columns, g->rows, g->count);
+		return;
+	}
 	if (!complete)
 	{
 		appendStringInfo(&sql, " WHERE NOT EXISTS (SELECT FROM %s t WHERE ", t->qualified);
@@ -288,7 +293,7 @@ ks_sql_apply(KsBatch *b)
 
 		if (!row->upsert)
 			continue;
-		if (row->keeps && row->remove)
+		if (row->keeps && (row->remove || b->list))
 		{
 			b->run->current = row->message;
 			ks_missing_value(b->target, row);

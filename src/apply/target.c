@@ -224,6 +224,11 @@ describe_key(KsTargetTable *t, Relation rel)
 	List	   *indexes;
 	ListCell   *lc;
 
+	t->key_index = InvalidOid;
+	t->nkeys = 0;
+	/* rows of mode append have no key, whatever the table's is */
+	if (strcmp(t->target->mode, "append") == 0)
+		return;
 	for (int i = 0; i < t->target->nkeys; i++)
 	{
 		int			index = column_by_name(t, t->target->keys[i]);
@@ -234,7 +239,6 @@ describe_key(KsTargetTable *t, Relation rel)
 		wanted[index] = true;
 		t->columns[index].key = true;
 	}
-	t->key_index = InvalidOid;
 	indexes = RelationGetIndexList(rel);
 	foreach(lc, indexes)
 	{
@@ -354,6 +358,7 @@ describe(KsTargetTable *t)
 									   t->nkeys == 1 ? t->keys[0].index : -1);
 	describe_metadata(t);
 	MemoryContextSwitchTo(old);
+	t->version++;
 	t->valid = true;
 }
 

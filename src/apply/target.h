@@ -49,6 +49,7 @@ typedef struct KsTargetTable
 
 	/* the description, in "context" */
 	bool		valid;
+	uint32		version;		/* grows whenever it is made anew */
 	MemoryContext context;
 	char	   *qualified;		/* quoted, with schema */
 	Oid			owner;

@@ -400,6 +400,34 @@ ks_subscription_by_id(int64 id)
 	return s;
 }
 
+static void *
+make_topic(HeapTuple tuple, TupleDesc desc)
+{
+	return text_column(tuple, desc, 2);
+}
+
+/* See catalog.h. */
+List *
+ks_subscription_topics(int64 id)
+{
+	ScanKeyData key;
+	List	   *result = NIL;
+	ListCell   *lc;
+	ListCell   *known;
+
+	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	foreach(lc, scan_table("subscription_position", &key, 1, make_topic))
+	{
+		bool		is_known = false;
+
+		foreach(known, result)
+			is_known = is_known || strcmp(lfirst(known), lfirst(lc)) == 0;
+		if (!is_known)
+			result = lappend(result, lfirst(lc));
+	}
+	return result;
+}
+
 /* The subscription of this name, or NULL. */
 KsSubscription *
 ks_subscription_by_name(const char *name)

@@ -478,8 +478,9 @@ fold_of(void *merge, const char *column)
 
 /* ERROR unless the query, which is that of the view, can keep the target exact in its mode. */
 static void
-check_exact(const KsTargetRequest *request, Oid view, Datum key)
+check_exact(const KsTargetRequest *request, int64 subscription_id, Oid view, Datum key)
 {
+	KsQuery    *query = ks_query_analyse(view);
 	Datum	   *elements;
 	bool	   *nulls;
 	int			nkeys;
@@ -489,7 +490,9 @@ check_exact(const KsTargetRequest *request, Oid view, Datum key)
 	keys = palloc(sizeof(char *) * Max(nkeys, 1));
 	for (int i = 0; i < nkeys; i++)
 		keys[i] = TextDatumGetCString(elements[i]);
-	ks_query_check(ks_query_analyse(view), request->mode, nkeys, keys, request->merge ? fold_of : NULL, request->merge);
+	ks_query_check(query, request->mode, nkeys, keys, request->merge ? fold_of : NULL, request->merge);
+	if (strcmp(request->mode, "upsert") == 0)
+		(void) ks_query_check_topics(query, nkeys, keys, ks_subscription_topics(subscription_id));
 }
 
 /* See target_definition.h. */
@@ -509,7 +512,7 @@ ks_target_store(const KsTargetRequest *request, int64 subscription_id, Oid owner
 	{
 		Oid			view = ks_target_view_create(request->query, owner, subscription_id);
 
-		check_exact(request, view, key);
+		check_exact(request, subscription_id, view, key);
 		ks_target_view_check(view, owner, get_rel_name(request->relid));
 		values[4] = CStringGetTextDatum(request->query_text);
 		values[7] = ObjectIdGetDatum(view);

@@ -601,7 +601,7 @@ ks_query_analyse(Oid view)
 		r->not_row_wise = r->not_mergeable = "it uses a row of kafka.batch as a whole, and not by its columns";
 	else if (r->references == 0)
 		r->not_row_wise = r->not_mergeable = "it does not read kafka.batch";
-	else if (r->references > 1)
+	else if (r->references > 1 && r->query->setOperations == NULL)
 		r->not_row_wise = r->not_mergeable = "it reads kafka.batch more than once";
 	analyse_levels(r, &conditions);
 	r->conditions = conditions.reads;

@@ -91,6 +91,12 @@ extern KsQueryColumn *ks_query_column(const KsQuery *query, const char *name);
  */
 extern bool ks_query_reads_topic(const KsQuery *query, const char *topic);
 
+/*
+ * ERROR if rows of several of these topics (char *) would share the target's key without that it tells topics apart.
+ * Returns the only topic that gives rows, NULL where there is none yet, or where the key tells.  Mode upsert.
+ */
+extern const char *ks_query_check_topics(const KsQuery *query, int nkeys, char **keys, List *topics);
+
 /* Does a list of KsBatchField hold this field, or all of its column? */
 extern bool ks_reads_field(List *reads, KsBatchColumn column, const char *name);
 

@@ -171,3 +171,30 @@ ks_query_check(const KsQuery *query, const char *mode, int nkeys, char **keys,
 		if (!is_key(query->output[i].name, nkeys, keys))
 			check_fold(query, &query->output[i], fold(fold_arg, query->output[i].name));
 }
+
+/* See analyse.h. */
+const char *
+ks_query_check_topics(const KsQuery *query, int nkeys, char **keys, List *topics)
+{
+	const char *only = NULL;
+	ListCell   *lc;
+
+	for (int i = 0; i < nkeys; i++)
+	{
+		KsQueryColumn *c = ks_query_column(query, keys[i]);
+
+		if (c && c->traced && c->field.column == KS_BATCH_TOPIC)
+			return NULL;
+	}
+	foreach(lc, topics)
+	{
+		if (!ks_query_reads_topic(query, lfirst(lc)))
+			continue;
+		if (only)
+			refuse("upsert", psprintf("it reads topic \"%s\" and topic \"%s\", and nothing in the target's key tells apart rows of one message key",
+									  only, (char *) lfirst(lc)),
+				   "Choose one topic with WHERE topic = '...' in the query, or put topic into the target's key.");
+		only = lfirst(lc);
+	}
+	return only;
+}

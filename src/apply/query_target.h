@@ -1,0 +1,98 @@
+/*
+ * query_target.h: the writer of a target with a query.
+ *
+ * What the query gives is computed as the subscription's owner, and written as the table's owner.
+ */
+#ifndef KS_QUERY_TARGET_H
+#define KS_QUERY_TARGET_H
+
+#include "apply/batch.h"
+#include "apply/batch_relation.h"
+
+/* What is known of the keys of messages that look alike: which fields they have. */
+typedef struct KsKeyShape
+{
+	int			nfields;
+	char	  **names;			/* UTF-8; "" = the key is no object */
+	uint32	   *sizes;
+	bool	   *places;			/* by place: the column tells a field of this key */
+	int			nplaces;
+	int		   *attributes;		/* of these columns in the target */
+	bool		exact;			/* they are all of the target's key */
+	/* fields of the key that rows must repeat, since the target's columns are traced to the row */
+	bool	   *in_row;
+} KsKeyShape;
+
+/* A topic, and whether its messages can give rows of the target. */
+typedef struct KsTopicScope
+{
+	char	   *topic;
+	bool		reads;
+} KsTopicScope;
+
+typedef struct KsQueryWriter
+{
+	KsWriter	writer;
+	KsBatch    *batch;			/* what is to be written */
+	KsBatchRelation *relation;
+	const KsTarget *target;
+	bool		upsert;
+	bool		merge;
+	bool		is_open;
+
+	/* the description, in "context" */
+	MemoryContext context;
+	uint32		generation;		/* of the relation */
+	uint32		table_version;
+	KsQuery    *query;
+	KsBatchView view;
+	bool		row_wise;
+	int			nsinks;
+	KsQuerySink *sinks;
+	int		   *attributes;		/* of the target, by sink */
+	bool	   *keys;			/* sink is part of the target's key */
+	uint8	   *cells;			/* KsCell of each attribute of a row */
+	Query	   *rows_query;
+	int			nplaces;
+	int		   *places;			/* sinks that are traced key columns */
+	Query	   *places_query;
+	bool		topic_in_key;
+	List	   *key_shapes;		/* of KsKeyShape * */
+	List	   *topics;			/* of KsTopicScope * */
+	const char *only_topic;		/* the one that rows come from, where the key does not tell topics apart */
+	int			window;			/* attribute with the begin of a window, -1 = none */
+
+	/* of the run, in the batch's memory */
+	int			capacity;		/* of these */
+	int		   *produced;		/* rows by event */
+	KsKeyShape **shapes;		/* by event; NULL: gives no rows */
+	uint64		dropped;		/* late events of the run that were dropped */
+} KsQueryWriter;
+
+/* Makes the writer; lives in CurrentMemoryContext. */
+extern KsWriter *ks_query_writer_create(KsRun *run, KsTargetTable *table);
+
+/* Describes the query, adding what it reads to the relation.  ERROR if it does not fit the target.  In query_describe.c. */
+extern void ks_query_describe(KsQueryWriter *w);
+/*
+ * What is known of keys like that of a message, which is checked to be told whole by the target's key.  ERROR if it is
+ * not, or if it is null.  In query_describe.c.
+ */
+extern KsKeyShape *ks_query_key_shape(KsQueryWriter *w, const KsMessage *message, const KsParsed *parsed);
+/* Can messages of a topic give rows? */
+extern bool ks_query_topic_in_scope(KsQueryWriter *w, const char *topic);
+
+/*
+ * Runs the query over rows of the relation as the subscription's owner, and puts what it gives into the batch.
+ */
+extern void ks_query_compute(KsQueryWriter *w, Tuplestorestate *rows, int count);
+
+/* Folds the rows of the batch into the target.  In merge_sink.c. */
+extern void ks_merge_apply(KsQueryWriter *w);
+/*
+ * Computes the rows of a merge target, without events whose window is closed already, and writes them; deletes windows
+ * that are too old.  In merge_window.c.
+ */
+extern void ks_merge_write(KsQueryWriter *w);
+
+#endif							/* KS_QUERY_TARGET_H */
