@@ -10,6 +10,7 @@
 #include "consume/log_ends.h"
 #include "control/worker.h"
 #include "event/event.h"
+#include "event/message.h"
 #include "storage/ipc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -81,6 +82,13 @@ option_mode(const KsOptions *options, KsOptionId id, uint8_t (*mode_of) (const c
 	return options->given[id] ? mode_of(options->text_value[id], strlen(options->text_value[id])) : 0;
 }
 
+/* See event/message.h. */
+uint8
+ks_message_modes(const KsOptions *options)
+{
+	return option_mode(options, KS_OPT_BINARY_MODE, ks_binary_mode) | option_mode(options, KS_OPT_TIME_MODE, ks_time_mode);
+}
+
 /* See consumer.h. */
 KsConsumer *
 ks_consumer_create(const KsSubscription *subscription, const KsServer *server, KsOffsets *offsets)
@@ -96,7 +104,7 @@ ks_consumer_create(const KsSubscription *subscription, const KsServer *server, K
 	c->offsets = offsets;
 	c->busy_workers = 1;
 	c->json_headers = strcmp(subscription->format, "json") == 0;
-	c->modes = option_mode(options, KS_OPT_BINARY_MODE, ks_binary_mode) | option_mode(options, KS_OPT_TIME_MODE, ks_time_mode);
+	c->modes = ks_message_modes(options);
 
 	/* later ones win */
 	for (int i = 0; i < lengthof(default_properties); i++)
@@ -328,8 +336,6 @@ take_message(KsConsumer *c, rd_kafka_event_t *event)
 	m->value = rkm->payload;
 	m->value_size = rkm->len;
 	m->native = event;
-	m->record = rkm;
-	m->headers = NULL;
 	m->json_null = NULL;
 	m->json_null_size = 0;
 	m->unchanged = NULL;

@@ -6,11 +6,15 @@
 
 #include "postgres.h"
 
+#include "control/options.h"
 #include "event/event.h"
 #include "event/parser.h"
 #include "utils/jsonb.h"
 
 struct KsServer;
+
+/* KS_MODE_...: what a subscription's options say of messages that do not say it themselves. */
+extern uint8 ks_message_modes(const KsOptions *options);
 
 /* All headers of a message as an array of [name, text | null | {"base64": "..."}], in CurrentMemoryContext; NULL: none. */
 extern Jsonb *ks_message_headers(const KsMessage *message);
