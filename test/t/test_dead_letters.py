@@ -1,6 +1,7 @@
 """Dead letters: a message that cannot be applied is set aside alone, and can be applied later."""
 
 import json
+import subprocess
 import time
 
 import psycopg
@@ -78,9 +79,12 @@ def test_stop_is_the_default(db, kafka, topic):
     assert len(letters(db)) == 1
     with pytest.raises(psycopg.errors.InvalidParameterValue, match="stop, dead_letter"):
         db.q("""SELECT kafka.alter_subscription('s', '{"on_error": "skip"}')""")
-    db.q("""SELECT kafka.alter_subscription('s', '{"on_error": "stop"}')""")
+    db.q("SELECT kafka.pause_subscription('s')")
+    wait_until(lambda: db.state("subscription", "s")["pid"] is None)
+    db.q("""SELECT kafka.alter_subscription('s', '{"on_error": "stop"}'); SELECT kafka.resume_subscription('s')""")
     kafka.produce(topic, "no json", {"id": 2})
     db.wait_state("subscription", "s", "error")
+    assert len(letters(db)) == 1
 
 
 CAUSES = {"unique": ("ALTER TABLE t ADD UNIQUE (v)", "23505", "ALTER TABLE t DROP CONSTRAINT t_v_key"),
@@ -246,19 +250,18 @@ def test_read_again(db, kafka, topic):
 
 def test_delete_and_its_tombstone(db, kafka, topic):
     """Debezium's tombstone does not supersede the delete that came before it; a new row does."""
-    table(db)
-    db.q("""CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no delete'; END $$;
-            CREATE TRIGGER no BEFORE DELETE ON t FOR EACH ROW EXECUTE FUNCTION no()""")
-    create = [({"id": i}, envelope("c", after={"id": i, "v": "x"})) for i in (1, 2)]
-    delete = [m for i in (1, 2) for m in [({"id": i}, envelope("d", before={"id": i, "v": "x"})), ({"id": i}, None)]]
-    kafka.produce_many(topic, create + delete + [({"id": 2}, envelope("c", after={"id": 2, "v": "again"}))])
-    aside(db, topic, format="debezium")
+    table(db, "id int, code text PRIMARY KEY")
+    messages = [[({"id": i}, envelope("c", after={"id": i, "code": f"c{i}"})),
+                 ({"id": i}, envelope("d", before={"id": i, "code": None})), ({"id": i}, None)] for i in (1, 2)]
+    kafka.produce_many(topic, sum(messages, []) + [({"id": 2}, envelope("c", after={"id": 2, "code": "c2"}))])
+    aside(db, topic, format="debezium", options={"full_before": True})
     db.wait_for_subscription("s")
     assert [(letter["offset"], letter["op"], letter["superseded"]) for letter in letters(db)] == [
-        (2, "d", False), (3, "d", False), (4, "d", True), (5, "d", True)]
-    db.q("DROP TRIGGER no ON t")
-    assert retry(db) == 2
-    assert db.q("TABLE t") == [(2, "again")]
+        (1, "d", False), (4, "d", True)]
+    db.q("""UPDATE kafka.dead_letter SET value = convert_to(jsonb_set(convert_from(value, 'UTF8')::jsonb, '{before,code}',
+                to_jsonb('c' || (convert_from(key, 'UTF8')::jsonb ->> 'id')))::text, 'UTF8')""")
+    assert retry(db) == 1
+    assert db.q("TABLE t") == [(2, "c2")]
 
 
 def test_max_dead_letters(db, kafka, topic):
@@ -278,3 +281,236 @@ def test_max_dead_letters(db, kafka, topic):
     db.wait_for_subscription("s")
     assert [letter["offset"] for letter in letters(db)] == [1, 2, 3, 4]
     assert db.value("SELECT count(*) FROM t") == 5
+
+
+def test_whole_batches(db, kafka):
+    """Bad messages everywhere: first, last, next to each other, in several partitions; order of a key is kept."""
+    topic = kafka.create_topic(partitions=3)
+    table(db, DDL)
+    messages = [({"id": i % 500}, {"id": i % 500, "v": str(i), "n": 5000 if i % 97 < 3 or i == 2999 else 1})
+                for i in range(3000)]
+    kafka.produce_many(topic, messages)
+    aside(db, topic)
+    db.wait_for_subscription("s")
+    good = {m["id"]: m["v"] for _, m in messages if m["n"] == 1}
+    assert dict(db.q("SELECT id, v FROM t")) == good
+    bad = {m["v"]: m["id"] for _, m in messages if m["n"] != 1}
+    found = {json.loads(bytes(letter["value"]))["v"]: letter["superseded"] for letter in letters(db)}
+    assert len(letters(db)) == len(bad) and found == {v: int(v) < int(good[i]) for v, i in bad.items()}
+    assert 0 < sum(found.values()) < len(found)
+
+
+@pytest.mark.parametrize("kind", ["direct", "sql", "bytes"])
+def test_many(db, kafka, topic, kind):
+    """1,000 bad ones among 50,000, found below SQL, in set-wise SQL, and in reading."""
+    table(db, DDL)
+    if kind == "sql":
+        db.q("""CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+                CREATE TRIGGER same BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION same()""")
+    bad = "many" if kind == "bytes" else 5000
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "v": "x", "n": bad if i % 50 == 7 else 1}) for i in range(50000)])
+    began = time.monotonic()
+    aside(db, topic)
+    db.wait_for_subscription("s", 120)
+    seconds = time.monotonic() - began
+    assert db.value("SELECT count(*) FROM t") == 49000
+    assert db.one("SELECT count(*), count(DISTINCT \"offset\"), bool_and(\"offset\" % 50 = 7) FROM kafka.dead_letter") == (
+        1000, 1000, True)
+    print(f"{kind}: {seconds:.1f} s")
+    assert seconds < 60
+    db.q("ALTER TABLE t DROP CONSTRAINT t_n_check; ALTER TABLE t ALTER n TYPE text")
+    assert db.value("SELECT kafka.retry_dead_letters('s')") == 1000
+    db.wait("SELECT count(*) = 50000 FROM t", timeout=60)
+    db.wait("SELECT NOT EXISTS (SELECT 1 FROM kafka.dead_letter)")
+
+
+@pytest.fixture
+def roles(db):
+    made = [f"{r}{db.name[2:]}" for r in ("alice", "bob", "eve")]
+    for role in made:
+        db.q(f'CREATE ROLE "{role}"; GRANT USAGE ON FOREIGN SERVER kafka TO "{role}"; GRANT ALL ON SCHEMA public TO "{role}"')
+    yield made
+    db.q("SELECT kafka.drop_subscription(name) FROM kafka.subscription")
+    for role in made:
+        db.q(f'DROP OWNED BY "{role}" CASCADE; DROP ROLE "{role}"')
+
+
+def test_owners(db, kafka, roles):
+    """A role sees, mends, deletes and retries what it owns, and nothing else; pg_monitor sees only the count."""
+    connections = []
+    for role in roles:
+        c = db.connect()
+        c.execute(f'SET SESSION AUTHORIZATION "{role}"')
+        connections.append(c)
+    alice, bob, eve = connections
+    for c, name in ((alice, "a"), (bob, "b")):
+        topic = kafka.create_topic()
+        kafka.produce_many(topic, [({"id": 1}, "no json"), ({"id": 2}, "no json")])
+        c.execute(f"CREATE TABLE t{name} (id int PRIMARY KEY)")
+        c.execute("SELECT kafka.create_subscription(%s, 'kafka', %s, %s::regclass, 'json', on_error => 'dead_letter')",
+                  (name, [topic], f"t{name}"))
+        db.wait_for_subscription(name)
+    own = "SELECT subscription, count(*) FROM kafka.dead_letter GROUP BY 1"
+    assert alice.execute(own).fetchall() == [("a", 2)]
+    assert bob.execute(own).fetchall() == [("b", 2)]
+    assert eve.execute(own).fetchall() == []
+    assert alice.execute("UPDATE kafka.dead_letter SET value = '{}'").rowcount == 2
+    assert alice.execute("DELETE FROM kafka.dead_letter WHERE \"offset\" = 0").rowcount == 1
+    for statement in ("UPDATE kafka.dead_letter SET error = ''", "UPDATE kafka.dead_letter SET target = 'ta'",
+                      "UPDATE kafka.dead_letter SET superseded = false", "TRUNCATE kafka.dead_letter",
+                      "INSERT INTO kafka.dead_letter DEFAULT VALUES", "SELECT kafka.retry_dead_letters('b')"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            alice.execute(statement)
+    other = bob.execute("SELECT min(id) FROM kafka.dead_letter").fetchone()[0]
+    with pytest.raises(psycopg.errors.UndefinedObject):
+        alice.execute("SELECT kafka.retry_dead_letters('a', %s)", ([other],))
+    db.q(f'GRANT pg_monitor TO "{roles[2]}"')
+    assert eve.execute("SELECT name, dead_letters FROM kafka.subscription_status ORDER BY 1").fetchall() == [("a", 1), ("b", 2)]
+    assert eve.execute(own).fetchall() == []
+    db.q("SELECT kafka.set_owner('subscription', 'b', %s)", roles[0])
+    db.q(f'ALTER TABLE tb OWNER TO "{roles[0]}"')
+    assert sorted(alice.execute(own).fetchall()) == [("a", 1), ("b", 2)]
+    assert bob.execute(own).fetchall() == []
+    assert alice.execute("SELECT kafka.retry_dead_letters('b')").fetchone() == (2,)
+    db.wait("SELECT bool_and(attempts = 2) FROM kafka.dead_letter WHERE subscription = 'b'")
+    for c in connections:
+        c.close()
+
+
+def test_drop(db, kafka, topic):
+    table(db)
+    kafka.produce_many(topic, [(None, "no json")] * 3)
+    aside(db, topic)
+    db.wait_for_subscription("s")
+    notices = []
+    with db.connect() as c:
+        c.add_notice_handler(lambda d: notices.append(d.message_primary))
+        c.execute("SELECT kafka.drop_subscription('s')")
+    assert notices == ['3 dead letters of subscription "s" were deleted']
+    assert db.value("SELECT count(*) FROM kafka.dead_letter") == 0
+
+
+def test_dump_and_publication(db, make_db, kafka, topic):
+    """Letters are in a dump, and in no publication."""
+    db.q("CREATE PUBLICATION everything FOR ALL TABLES")
+    prefix = topic + "p"
+    db.q("SELECT kafka.create_publisher('p', 'kafka', 'everything', %s, snapshot => 'never', format => 'json')", prefix)
+    table(db)
+    kafka.produce_many(topic, [({"id": 1}, "no json"), ({"id": 2}, b"\xff\x00")])
+    aside(db, topic)
+    db.wait_for_subscription("s")
+    db.q("UPDATE kafka.dead_letter SET value = '{}' WHERE \"offset\" = 0")
+    db.wait_for_publisher("p")
+    assert [t for t in kafka.topics() if t.startswith(prefix + ".kafka")] == []
+    assert db.q("SELECT relation::text FROM kafka.publisher_tables WHERE relation::text ~ 'kafka'") == []
+    db.q("SELECT kafka.drop_publisher('p'); SELECT kafka.pause_subscription('s')")
+    other = make_db(extension=False)
+    bin = db.value("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
+    dump = subprocess.run([f"{bin}/pg_dump", db.cluster.dsn(db.name)], capture_output=True, check=True).stdout
+    done = subprocess.run([f"{bin}/psql", "-qv", "ON_ERROR_STOP=1", other.cluster.dsn(other.name)], input=dump, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert letters(other) == letters(db) and len(letters(db)) == 2
+    assert other.value("SELECT nextval('kafka.dead_letter_id_seq')") > max(letter["id"] for letter in letters(db))
+
+
+def test_killed(private_cluster, kafka, topic):
+    """kill -9 while letters are written and retried: none twice, none lost."""
+    db = private_cluster.create_database()
+    db.create_server(kafka)
+    table(db, DDL)
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "v": "x", "n": 5000 if i % 4 == 0 else 1}) for i in range(4000)])
+    aside(db, topic, options={"max_batch_rows": 200})
+
+    def kill(when):
+        db.wait(when)
+        ready = "database system is ready to accept connections"
+        starts = private_cluster.log().count(ready)
+        private_cluster.kill_worker(wait_until(lambda: private_cluster.worker_pids("pg_kafka_sync subscription", db.name))[0])
+        db.close()
+        wait_until(lambda: private_cluster.log().count(ready) > starts, 60, what="the restart after a crash")
+
+    kill("SELECT count(*) > 100 FROM kafka.dead_letter")
+    kill("SELECT count(*) > 500 FROM kafka.dead_letter")
+    db.wait_for_subscription("s", 60)
+    assert db.one('SELECT count(*), count(DISTINCT "offset"), max(attempts) FROM kafka.dead_letter') == (1000, 1000, 1)
+    assert db.value("SELECT count(*) FROM t") == 3000
+    db.q("ALTER TABLE t DROP CONSTRAINT t_n_check; CREATE TABLE audit (id int);"
+         "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.audit VALUES (NEW.id); RETURN NULL; END $$;"
+         "CREATE TRIGGER audit AFTER INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION audit()")
+    db.q("SELECT kafka.retry_dead_letters('s')")
+    kill("SELECT count(*) < 800 FROM kafka.dead_letter")
+    db.wait("SELECT count(*) = 0 FROM kafka.dead_letter")
+    assert db.value("SELECT count(*) FROM t") == 4000
+    assert db.one("SELECT count(*), count(DISTINCT id) FROM audit") == (1000, 1000)
+
+
+CONNECT = "__connect.errors."
+
+
+def test_to_a_topic(db, kafka, topic):
+    """Messages as they are, with Kafka Connect's headers; one that carries such a header keeps it."""
+    dead = kafka.new_topic_name("dead")
+    table(db, DDL)
+    sent = [dict(key={"id": 1}, value=b"no json \xff", headers=[("h", b"\x00"), ("h", None)], timestamp=1700000000000),
+            dict(key=None, value={"id": 2, "n": 5000}, timestamp=1700000000001),
+            dict(key={"id": 3}, value={"id": 3}),
+            dict(key={"id": 4}, value="x", headers=[(CONNECT + "topic", b"mine")])]
+    kafka.produce_many(topic, sent)
+    aside(db, topic, options={"errors.deadletterqueue.topic.name": dead})
+    row = db.wait_state("subscription", "s", "error")           # there is no such topic: it waits for it
+    for words in (dead, "does not exist", f"kafka.create_topic('kafka', '{dead}')"):
+        assert words in row["last_error"]
+    assert dead not in kafka.topics()
+    db.q("SELECT kafka.create_topic('kafka', %s)", dead)
+    db.q("SELECT kafka.resume_subscription('s')")
+    db.wait_for_subscription("s")
+    assert db.q("SELECT id FROM t") == [(3,)] and letters(db) == []
+    messages = sorted(kafka.consume(dead), key=lambda m: int(m.header(CONNECT + "offset")))
+    source = kafka.consume(topic)
+    assert [(m.key, m.value, m.timestamp) for m in messages] == [
+        (source[i].key, source[i].value, source[i].timestamp) for i in (0, 1, 3)]
+    first = messages[0].headers
+    assert first[:2] == [("h", b"\x00"), ("h", None)]
+    assert dict(first[2:]) == {CONNECT + "topic": topic.encode(), CONNECT + "partition": b"0", CONNECT + "offset": b"0",
+                               CONNECT + "connector.name": b"s", CONNECT + "task.id": b"0",
+                               CONNECT + "stage": b"VALUE_CONVERTER", CONNECT + "class.name": b"pg_kafka_sync",
+                               CONNECT + "exception.class.name": b"22P02",
+                               CONNECT + "exception.message": dict(first)[CONNECT + "exception.message"]}
+    assert b"JSON" in dict(first)[CONNECT + "exception.message"]
+    assert messages[1].header(CONNECT + "stage") == b"TASK_PUT"
+    assert messages[1].header(CONNECT + "exception.class.name") == b"23514"
+    assert [v for n, v in messages[2].headers if n == CONNECT + "topic"] == [b"mine"]
+    # without the headers
+    db.q("""SELECT kafka.pause_subscription('s')""")
+    wait_until(lambda: db.state("subscription", "s")["pid"] is None)
+    db.q("""SELECT kafka.alter_subscription('s', '{"errors.deadletterqueue.context.headers.enable": false}');
+            SELECT kafka.resume_subscription('s')""")
+    kafka.produce(topic, "no", {"id": 5}, headers=[("h", b"1")])
+    db.wait_for_subscription("s")
+    assert [m.headers for m in kafka.consume(dead) if m.json_key == {"id": 5}] == [[("h", b"1")]]
+
+
+def test_topic_of_its_own(db, kafka, topic):
+    table(db)
+    for topics in ([topic], ["^" + topic]):
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="reads topic"):
+            aside(db, topics, options={"errors.deadletterqueue.topic.name": topic})
+    aside(db, topic, options={"errors.deadletterqueue.topic.name": topic + "x"})
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="reads topic"):
+        db.q("SELECT kafka.alter_subscription('s', %s::jsonb)", json.dumps({"topics": [topic, topic + "x"]}))
+
+
+def test_workers(db, kafka):
+    """Several workers of one subscription: the first one retries for all."""
+    topic = kafka.create_topic(partitions=4)
+    table(db, DDL)
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "n": 5000 if i % 2 else 1}) for i in range(40)])
+    aside(db, topic, workers=2)
+    db.wait_for_subscription("s")
+    assert len(letters(db)) == 20
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "v": "new", "n": 1}) for i in range(20)])
+    db.wait_for_subscription("s")
+    assert sum(letter["superseded"] for letter in letters(db)) == 10
+    db.q("ALTER TABLE t DROP CONSTRAINT t_n_check")
+    assert retry(db) == 10
+    assert db.one("SELECT count(*), count(*) FILTER (WHERE v = 'new'), count(*) FILTER (WHERE n = 5000) FROM t") == (40, 20, 10)
