@@ -25,6 +25,7 @@ CREATE TABLE kafka.dead_letter (
     retry             boolean NOT NULL DEFAULT false
 );
 CREATE INDEX dead_letter_place ON kafka.dead_letter (subscription_id, topic, partition, "offset");
+CREATE INDEX dead_letter_key ON kafka.dead_letter (subscription_id, pg_catalog.sha256(key));
 CREATE INDEX dead_letter_retry ON kafka.dead_letter (subscription_id, id) WHERE retry;
 COMMENT ON TABLE kafka.dead_letter IS
     'Messages that subscriptions set aside since they could not be applied; a role sees those of subscriptions it owns. key, value and headers may be mended; kafka.retry_dead_letters applies them.';

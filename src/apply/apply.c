@@ -16,6 +16,7 @@
 #include "compat/executor_compat.h"
 #include "control/definitions.h"
 #include "control/worker.h"
+#include "control/xact.h"
 #include "event/message.h"
 #include "kafka/properties.h"
 #include "mb/pg_wchar.h"
@@ -239,7 +240,8 @@ add_letter(KsApply *a, const KsMessage *m, const ErrorData *e)
 		return;					/* it is there already */
 	ks_dead_letter_add(a->subscription, m, parsed ? a->parsed.op : '\0', a->target, a->run.stage, e->sqlerrcode,
 					   ks_error_cause(a, e), e->detail, retry);
-	a->letters_due = a->letters_due || retry;
+	if (retry)
+		ks_retry_at_commit(a->subscription->id);
 }
 
 /*

@@ -43,7 +43,6 @@ typedef struct KsApply
 	bool		opening;		/* the target is being opened: what fails now concerns no message */
 	int			retries;		/* of a transaction that others were in the way of */
 	bool		sent;			/* the next message is in the topic for dead letters already */
-	bool		letters_due;	/* dead letters are to be retried; cleared by the caller */
 	int			letter_retries; /* of a dead letter that others were in the way of */
 	MemoryContext context;		/* error texts of one attempt */
 	uint64		skipping;		/* truncates left out by the transaction under way */

@@ -494,6 +494,26 @@ ks_dead_letters_mark(const KsSubscription *s)
 
 /* See dead_letter.h. */
 void
+ks_dead_letters_overtaken_by(const KsSubscription *s, const KsMessage *m)
+{
+	Oid			types[5] = {INT8OID, TEXTOID, INT4OID, INT8OID, BYTEAOID};
+	Datum		values[5];
+	char		null;
+
+	if (m->key == NULL)
+		return;
+	values[0] = Int64GetDatum(s->id);
+	values[1] = CStringGetTextDatum(m->topic);
+	values[2] = Int32GetDatum(m->partition);
+	values[3] = Int64GetDatum(m->offset);
+	values[4] = bytes_datum(m->key, m->key_size, &null);
+	(void) ks_catalog_execute("UPDATE kafka.dead_letter SET superseded = true WHERE subscription_id = $1 AND topic = $2 "
+							  "AND partition = $3 AND \"offset\" < $4 AND pg_catalog.sha256(key) = pg_catalog.sha256($5) "
+							  "AND key = $5 AND NOT superseded", 5, types, values, NULL);
+}
+
+/* See dead_letter.h. */
+void
 ks_dead_letters_finish(bool committed)
 {
 	Letter	   *letter = letters.fresh;

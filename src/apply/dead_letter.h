@@ -34,6 +34,11 @@ extern void ks_dead_letter_add(const KsSubscription *subscription, const KsMessa
 extern void ks_dead_letters_overtake(const KsMessage *message, const KsParsed *parsed);
 /* Marks the letters that were overtaken, in the current transaction; before any row is written. */
 extern void ks_dead_letters_mark(const KsSubscription *subscription);
+/*
+ * Marks the letters that a letter which is applied now overtakes, in the current transaction.  It asks the table: with
+ * several workers, another one may have set the message aside.
+ */
+extern void ks_dead_letters_overtaken_by(const KsSubscription *subscription, const KsMessage *message);
 /* The transaction committed or was rolled back. */
 extern void ks_dead_letters_finish(bool committed);
 

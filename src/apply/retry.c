@@ -13,7 +13,6 @@
 #include "catalog/pg_type.h"
 #include "control/definitions.h"
 #include "control/worker.h"
-#include "event/event.h"
 #include "event/message.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
@@ -21,6 +20,7 @@
 #include "pgstat.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -51,39 +51,49 @@ read_ids(KsApply *a, int64 *ids)
 	return n;
 }
 
-/* Text of a header that parsers need, and its size; NULL if the letter has none of that name. */
+/* KsMessage.find_header for a letter, whose headers are jsonb: the last one of the name. */
 static const char *
-find_header(Jsonb *headers, const char *name, size_t *size)
+find_header(const KsMessage *message, const char *name, size_t *size)
 {
+	Jsonb	   *headers = (Jsonb *) message->headers_of;
 	const char *found = NULL;
 
-	for (uint32 i = 0; headers && JB_ROOT_IS_ARRAY(headers) && i < JB_ROOT_COUNT(headers); i++)
+	*size = 0;
+	for (uint32 i = 0; headers && JB_ROOT_IS_ARRAY(headers) && !JB_ROOT_IS_SCALAR(headers) && i < JB_ROOT_COUNT(headers); i++)
 	{
 		JsonbValue *pair = getIthJsonbValueFromContainer(&headers->root, i);
 		JsonbValue *key;
 		JsonbValue *value;
+		JsonbValue	base64;
 
 		if (pair->type != jbvBinary || !JsonContainerIsArray(pair->val.binary.data) ||
 			JsonContainerSize(pair->val.binary.data) != 2)
 			continue;
 		key = getIthJsonbValueFromContainer(pair->val.binary.data, 0);
 		value = getIthJsonbValueFromContainer(pair->val.binary.data, 1);
-		if (key->type != jbvString || value->type != jbvString || key->val.string.len != strlen(name) ||
+		if (key->type != jbvString || key->val.string.len != strlen(name) ||
 			memcmp(key->val.string.val, name, strlen(name)) != 0)
 			continue;
-		found = pnstrdup(value->val.string.val, value->val.string.len);
-		found = pg_server_to_any(found, strlen(found), PG_UTF8);
-		*size = strlen(found);
+		found = NULL;
+		if (value->type == jbvString)
+		{
+			found = pnstrdup(value->val.string.val, value->val.string.len);
+			found = pg_server_to_any(found, strlen(found), PG_UTF8);
+			*size = strlen(found);
+		}
+		else if (value->type == jbvBinary && JsonContainerIsObject(value->val.binary.data) &&
+				 getKeyJsonValueFromContainer(value->val.binary.data, "base64", 6, &base64) && base64.type == jbvString)
+		{
+			bytea	   *bytes = DatumGetByteaPP(DirectFunctionCall2(binary_decode,
+																	PointerGetDatum(cstring_to_text_with_len(base64.val.string.val,
+																											 base64.val.string.len)),
+																	CStringGetTextDatum("base64")));
+
+			found = VARDATA_ANY(bytes);
+			*size = VARSIZE_ANY_EXHDR(bytes);
+		}
 	}
 	return found;
-}
-
-/* KsMessage.find_header of a letter. */
-static const char *
-letter_header(const KsMessage *m, const char *name, size_t *size)
-{
-	*size = 0;
-	return find_header(unconstify(void *, m->headers), name, size);
 }
 
 /* Bytes of a column, NULL if null. */
@@ -141,19 +151,14 @@ lock_letter(KsApply *a, int64 id, KsMessage *m, Oid *target, bool *superseded)
 	m->timestamp_ms = isnull ? -1 : DatumGetInt64(value);
 	m->key = read_bytes(tuple, desc, 5, &m->key_size);
 	m->value = read_bytes(tuple, desc, 6, &m->value_size);
-	m->modes = ks_message_modes(a->subscription->options);
-	m->find_header = letter_header;
 	value = SPI_getbinval(tuple, desc, 7, &isnull);
-	if (!isnull)
+	m->headers_of = isnull ? NULL : DatumGetJsonbP(value);
+	m->find_header = find_header;
+	m->modes = ks_message_modes(a->subscription->options);
+	if (m->value)
 	{
-		Jsonb	   *headers = DatumGetJsonbP(value);
-
-		m->headers = headers;
-		if (m->value)
-		{
-			m->json_null = find_header(headers, KS_HEADER_JSON_NULL, &m->json_null_size);
-			m->unchanged = find_header(headers, KS_HEADER_UNCHANGED, &m->unchanged_size);
-		}
+		m->json_null = find_header(m, KS_HEADER_JSON_NULL, &m->json_null_size);
+		m->unchanged = find_header(m, KS_HEADER_UNCHANGED, &m->unchanged_size);
 	}
 	value = SPI_getbinval(tuple, desc, 8, &isnull);
 	*target = isnull ? InvalidOid : DatumGetObjectId(value);
@@ -184,6 +189,16 @@ choose_writers(KsApply *a, Oid target, bool superseded)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the subscription does not write to the letter's target any more")));
+}
+
+/* Does one of the active writers' targets hold the latest state of a key? */
+static bool
+some_hold_state(const KsApply *a)
+{
+	for (int i = 0; i < a->nactive; i++)
+		if (ks_target_holds_state(a->active[i]->table->target))
+			return true;
+	return false;
 }
 
 /* Runs a statement about one letter. */
@@ -222,6 +237,8 @@ attempt_letter(KsApply *a, int64 id)
 			if (a->nactive > 0)
 			{
 				ks_apply_write(a, &message, 1);
+				if (some_hold_state(a))
+					ks_dead_letters_overtaken_by(a->subscription, &message);
 				change_letter(id, "DELETE FROM kafka.dead_letter WHERE id = $1");
 			}
 			else

@@ -288,7 +288,7 @@ message_header(const KsMessage *message, const char *name, size_t *size)
 	rd_kafka_headers_t *headers;
 
 	*size = 0;
-	if (rd_kafka_message_headers(message->record, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR)
+	if (rd_kafka_message_headers(message->headers_of, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR)
 		return NULL;
 	return find_header(headers, name, size);
 }
@@ -323,14 +323,13 @@ take_message(KsConsumer *c, rd_kafka_event_t *event)
 	m->value = rkm->payload;
 	m->value_size = rkm->len;
 	m->native = event;
-	m->record = rkm;
-	m->headers = NULL;
 	m->json_null = NULL;
 	m->json_null_size = 0;
 	m->unchanged = NULL;
 	m->unchanged_size = 0;
 	m->modes = c->modes;
 	m->find_header = message_header;
+	m->headers_of = rkm;
 	if (c->json_headers && rkm->payload != NULL &&
 		rd_kafka_message_headers(rkm, &headers) == RD_KAFKA_RESP_ERR_NO_ERROR)
 	{

@@ -13,10 +13,9 @@
 static rd_kafka_headers_t *
 native_headers(const KsMessage *message)
 {
-	const rd_kafka_message_t *record = message->record;
 	rd_kafka_headers_t *headers;
 
-	if (record == NULL || rd_kafka_message_headers(record, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR)
+	if (message->native == NULL || rd_kafka_message_headers(message->headers_of, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR)
 		return NULL;
 	return headers;
 }
@@ -27,8 +26,8 @@ ks_message_headers(const KsMessage *message)
 {
 	rd_kafka_headers_t *headers = native_headers(message);
 
-	if (message->headers)
-		return (Jsonb *) message->headers;
+	if (message->native == NULL)
+		return (Jsonb *) message->headers_of;
 	return headers ? ks_headers_read(headers) : NULL;
 }
 

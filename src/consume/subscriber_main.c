@@ -294,13 +294,15 @@ retry_letters(Subscriber *s)
 	uint64		requests = pg_atomic_read_u64(&ks_my_worker->retry_requests);
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (requests != s->retry_requests || s->apply->letters_due)
+	/* one worker does it for all */
+	if (ks_my_worker->ordinal != 0)
+		return;
+	if (requests != s->retry_requests)
 		s->retry_due = true;
 	s->retry_requests = requests;
-	s->apply->letters_due = false;
 	if (!s->retry_due || now < s->retry_not_before)
 		return;
-	s->apply->run.partitions = s->offsets->count;
+	s->apply->run.partitions = s->consumer->partitions;
 	switch (ks_apply_retry(s->apply))
 	{
 		case KS_RETRY_DONE:
@@ -420,7 +422,7 @@ subscription_body(void)
 	set_session(s->subscription);
 	ks_apply_setup_origin(s->subscription);
 	s->apply = create_apply(s->subscription, positions);
-	s->retry_due = true;		/* letters that were left when the worker ended */
+	s->retry_due = ks_my_worker->ordinal == 0;	/* letters that were left when the worker ended */
 	s->max_rows = ks_apply_limit(s->apply, (int) s->subscription->options->int_value[KS_OPT_MAX_BATCH_ROWS]);
 
 	loop_context = AllocSetContextCreate(TopMemoryContext, "pg_kafka_sync subscriber loop", ALLOCSET_DEFAULT_SIZES);

@@ -36,9 +36,7 @@ typedef struct KsMessage
 	size_t		key_size;
 	const char *value;			/* NULL = tombstone */
 	size_t		value_size;
-	void	   *native;			/* the consumer's own handle of the message */
-	const void *record;			/* the message as librdkafka has it, NULL if it does not come from there */
-	const void *headers;		/* headers as jsonb, of a message that has no record; see event/message.h */
+	void	   *native;			/* the consumer's own handle of the message; NULL: a dead letter */
 	const char *json_null;		/* value of header pg_kafka_sync.json_null, NULL if none: a JSON array of column names */
 	size_t		json_null_size;
 	const char *unchanged;		/* value of header pg_kafka_sync.unchanged, NULL if none: a JSON array of column names */
@@ -46,6 +44,7 @@ typedef struct KsMessage
 	uint8_t		modes;			/* KS_MODE_...: what the subscription's options say, for messages that do not say it */
 	/* Returns the value of a header, NULL if there is none; itself NULL where there are no headers. */
 	const char *(*find_header) (const struct KsMessage *message, const char *name, size_t *size);
+	const void *headers_of;		/* find_header's own: librdkafka's message, or a dead letter's headers as jsonb */
 } KsMessage;
 
 /*

@@ -499,7 +499,6 @@ take_message(KsTopicReader *reader, rd_kafka_event_t *event, KsMessage *m)
 	m->key_size = rkm->key_len;
 	m->value = rkm->payload;
 	m->value_size = rkm->len;
-	m->record = rkm;
 	m->find_header = find_header;
 	m->headers_of = rkm;
 	if (range->next >= range->end)
