@@ -9,7 +9,8 @@
  *   its end was last seen may have come and gone since, and the row of its key would stay for ever.  read_at is the time
  *   up to which everything in the log was read; the table has it a little late, so that an idle subscription rarely writes.
  *
- * Both count only for positions of the subscription itself, not for those of a rebuild, which is the way out.
+ * A rebuild is the way out of both, and is checked likewise: it counts as having read the log to its end when it began,
+ * since then there was nothing that a delete could have been missed for.
  */
 #include "postgres.h"
 
@@ -58,7 +59,7 @@ ks_on_gap(const KsConsumer *c, const KsOffset *o, const char *reason)
 	ks_subscription_lock(s->id, true);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	/* another worker of the subscription may have asked for it already */
-	if (!ks_rebuild_pending(s->id))
+	if (!ks_rebuild_pending(s->id, true))
 	{
 		Oid			types[1] = {INT8OID};
 		Datum		values[1] = {Int64GetDatum(s->id)};
@@ -156,7 +157,7 @@ ks_gaps_ask(KsConsumer *c, bool *changed)
 	KsTopicFacts *facts;
 	bool		answered;
 
-	if (!is_live(c) || c->offsets->count == 0 || (!configs && !ks_topic_ids_known()))
+	if (c->offsets->count == 0 || (!configs && !ks_topic_ids_known()))
 		return true;
 	facts = ks_topic_facts_create(c->offsets->count);
 	for (int i = 0; facts != NULL && i < c->offsets->count; i++)
@@ -225,8 +226,6 @@ ks_gaps_check_read(KsConsumer *c)
 	TimestampTz now = GetCurrentTimestamp();
 	bool		notes = false;
 
-	if (!is_live(c))
-		return;
 	for (int i = 0; i < c->offsets->count; i++)
 	{
 		KsOffset   *o = c->offsets->items[i];
@@ -249,7 +248,7 @@ ks_gaps_check_read(KsConsumer *c)
 		}
 		notes = notes || o->note;
 	}
-	if (notes)
+	if (notes && is_live(c))
 		ks_offsets_note(c->offsets);
 }
 

@@ -129,3 +129,27 @@ def test_readme_sql(make_db, kafka):
     source.q("INSERT INTO orders VALUES (1, 7, 19.90); UPDATE orders SET amount = 20.10")
     wait_until(lambda: [tuple(map(str, row)) for row in target.q("TABLE orders")] == [("1", "7", "20.10")], timeout=60)
     assert target.q("TABLE kafka.problems") == source.q("TABLE kafka.problems") == []
+
+
+def run_tutorial(page, databases, kafka, prefix):
+    """Runs the SQL of a page: each block in the database that its first line names. What its last queries returned, in order."""
+    results = []
+    for name, block in re.findall(r"```sql\n-- in (\w+)\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.S):
+        block = block.replace("localhost:9092", kafka.bootstrap).replace("=> 'shop'", f"=> '{prefix}'")
+        block = block.replace("{shop.public", f"{{{prefix}.public")
+        for statement in re.sub(r"--.*", "", block).split(";\n"):
+            if statement.strip():
+                results.append((name, databases[name].q(statement)))
+                if "wait_for" in statement:
+                    assert results[-1][1] == [(True,)], statement
+    return results
+
+
+def test_tutorial_rebuild(make_db, kafka):
+    shop, reports = make_db(extension=False), make_db(extension=False)
+    results = run_tutorial("tutorial-rebuild.md", {"shop": shop, "reports": reports}, kafka, f"shop{uuid.uuid4().hex[:8]}")
+    assert ("reports", [("Boston", 4500), ("Washington", 500)]) in results
+    assert reports.q("SELECT id, customer_id, city, amount FROM orders ORDER BY id") == \
+        shop.q("SELECT id, customer_id, city, amount FROM orders ORDER BY id")
+    assert results[-1][1] == shop.q("SELECT count(*), sum(amount) FROM orders")
+    assert reports.q("TABLE kafka.problems") == []
