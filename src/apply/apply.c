@@ -12,6 +12,7 @@
 #include "apply/apply_internal.h"
 #include "apply/dead_letter.h"
 #include "apply/format_options.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "compat/executor_compat.h"
 #include "control/definitions.h"
@@ -167,10 +168,12 @@ read_messages(KsApply *a, const KsMessage *messages, int count, int context)
 			a->run.row++;
 			for (int w = 0; w < a->nactive; w++)
 			{
+				a->at = a->active[w];
 				if (a->nactive > 1)
 					become_owner(a->active[w], context);
 				a->active[w]->ops->add(a->active[w], &messages[i], &a->parsed);
 			}
+			a->at = NULL;
 			if ((++rows & 1023) == 0)
 				CHECK_FOR_INTERRUPTS();
 			if (!a->parsed.more)
@@ -210,7 +213,9 @@ ks_apply_write(KsApply *a, const KsMessage *messages, int count)
 	{
 		become_owner(a->active[i], save_context);
 		a->run.stage = a->active[i]->table->target->query ? "query" : "apply";
+		a->at = a->active[i];
 		a->active[i]->ops->write(a->active[i]);
+		a->at = NULL;
 		a->run.current = -1;
 	}
 
@@ -228,38 +233,59 @@ ks_apply_abandon(KsApply *a)
 		a->writers[i]->ops->abandon(a->writers[i]);
 }
 
-/* Sets the message that just failed aside in the current transaction. */
-static void
+/*
+ * Is the definition that this worker goes by still in force?  What somebody says of bad messages holds from his commit
+ * on, and a worker is told to end only some time after that.
+ */
+static bool
+definition_holds(const KsSubscription *s)
+{
+	Oid			types[2] = {INT8OID, INT4OID};
+	Datum		values[2] = {Int64GetDatum(s->id), Int32GetDatum(s->version)};
+
+	return ks_catalog_execute("SELECT 1 FROM kafka.subscription WHERE id = $1 AND version = $2", 2, types, values, NULL) > 0;
+}
+
+/*
+ * Sets the message that just failed aside in the current transaction, where it is not in a topic already.  False: the
+ * definition has changed.
+ */
+static bool
 add_letter(KsApply *a, const KsMessage *m, const ErrorData *e)
 {
 	bool		parsed = strcmp(a->run.stage, "parse") != 0;
 	/* the row it refers to may come with the rest of what is at hand: one more attempt after that */
 	bool		retry = e->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION;
 
+	if (!definition_holds(a->subscription))
+		return false;
 	if (a->subscription->options->text_value[KS_OPT_DLQ_TOPIC])
-		return;					/* it is there already */
+		return true;
 	ks_dead_letter_add(a->subscription, m, parsed ? a->parsed.op : '\0', a->target, a->run.stage, e->sqlerrcode,
 					   ks_error_cause(a, e), e->detail, retry);
 	if (retry)
 		ks_retry_at_commit(a->subscription->id);
+	return true;
 }
 
 /*
  * One attempt: applies messages, or (letter) sets the only one aside for that error, and moves past them.  Returns NULL
  * when it committed, else the error, in a->context, everything rolled back.  *moved: the positions are not ours to move
- * any more (rolled back, too).
+ * any more, or the definition has changed (rolled back, too).
  */
 static ErrorData *
 attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, const ErrorData *letter, bool *moved)
 {
 	ErrorData  *volatile error = NULL;
 	MemoryContext old = CurrentMemoryContext;
-	bool		ours;
+	volatile bool ours = true;
 
 	*moved = false;
 	a->opening = false;
 	a->skipping = 0;
 	a->run.current = -1;
+	if (letter == NULL)
+		a->at = NULL;
 	a->nactive = a->nwriters;
 	memcpy(a->active, a->writers, sizeof(KsWriter *) * a->nwriters);
 	PG_TRY();
@@ -267,11 +293,11 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, co
 		ks_apply_begin();
 		ks_subscription_lock(a->subscription->id, false);
 		if (letter)
-			add_letter(a, messages + from, letter);
+			ours = add_letter(a, messages + from, letter);
 		else if (count > 0 && a->nwriters > 0)
 			ks_apply_write(a, messages + from, count);
 		a->positions.stage(a->positions.arg, from, count, all);
-		ours = a->positions.write(a->positions.arg);
+		ours = ours && a->positions.write(a->positions.arg);
 		if (ours)
 			ks_apply_commit();
 		else
@@ -334,9 +360,13 @@ is_set_up_wrongly(const KsApply *a, const ErrorData *e)
 char *
 ks_error_cause(const KsApply *a, const ErrorData *e)
 {
-	if (e->column_name && strstr(e->message, psprintf("\"%s\"", e->column_name)) == NULL)
-		return psprintf("column \"%s\": %s", e->column_name, e->message);
-	return e->message;
+	char	   *cause = e->message;
+
+	if (e->column_name && strstr(cause, psprintf("\"%s\"", e->column_name)) == NULL)
+		cause = psprintf("column \"%s\": %s", e->column_name, cause);
+	if (a->at && a->nwriters > 1)
+		cause = psprintf("target %s: %s", a->at->table->qualified, cause);
+	return cause;
 }
 
 /* Ends with the error of a message that cannot be applied. */
@@ -411,10 +441,10 @@ text_header(const char *name, const char *text)
 
 /*
  * Sends a message to the topic for dead letters.  Returns an error, or NULL when it is acknowledged.  Outside of a
- * transaction: none is held open while Kafka is waited for.
+ * transaction: none is held open while Kafka is waited for.  *moved: the definition has changed, nothing was sent.
  */
 static ErrorData *
-send_aside(KsApply *a, const KsMessage *m, const char *topic, const ErrorData *e)
+send_aside(KsApply *a, const KsMessage *m, const char *topic, const ErrorData *e, bool *moved)
 {
 	const KsSubscription *s = a->subscription;
 	ErrorData  *volatile error = NULL;
@@ -428,7 +458,10 @@ send_aside(KsApply *a, const KsMessage *m, const char *topic, const ErrorData *e
 
 		StartTransactionCommand();
 		MemoryContextSwitchTo(a->context);
+		PushActiveSnapshot(GetTransactionSnapshot());
 		server = ks_server_open(NameStr(s->server), s->owner);
+		*moved = !definition_holds(s);
+		PopActiveSnapshot();
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(a->context);
 		if (s->options->bool_value[KS_OPT_DLQ_HEADERS])
@@ -443,7 +476,8 @@ send_aside(KsApply *a, const KsMessage *m, const char *topic, const ErrorData *e
 			headers[n++] = text_header("__connect.errors.exception.class.name", unpack_sql_state(e->sqlerrcode));
 			headers[n++] = text_header("__connect.errors.exception.message", ks_dead_letter_text(ks_error_cause(a, e)));
 		}
-		ks_message_send(server, s->owner, topic, m, headers, n);
+		if (!*moved)
+			ks_message_send(server, s->owner, topic, m, headers, n);
 	}
 	PG_CATCH();
 	{
@@ -469,12 +503,14 @@ set_aside(KsApply *a, const KsMessage *messages, int from, bool all, const Error
 	const KsMessage *m = &messages[from];
 	const char *topic = a->subscription->options->text_value[KS_OPT_DLQ_TOPIC];
 	ErrorData  *failure;
-	bool		moved;
+	bool		moved = false;
 
 	if (topic && !a->sent)
 	{
-		ErrorData  *error = send_aside(a, m, topic, e);
+		ErrorData  *error = send_aside(a, m, topic, e, &moved);
 
+		if (moved)
+			return KS_APPLY_MOVED;
 		if (error && ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_CONNECTION_EXCEPTION)
 		{
 			ks_worker_note_error(error->message);

@@ -38,6 +38,7 @@ typedef struct KsApply
 	int			waiting;		/* messages that have been waiting since then, those to come included */
 	bool		again;			/* the attempt that met a unique violation has been made again */
 	Oid			target;			/* only these messages' rows of one target are written: a message is set aside for it alone */
+	const KsWriter *at;			/* the writer that is at work; NULL = none */
 	int			nactive;		/* writers that messages are handed to at the moment */
 	KsWriter  **active;
 	bool		opening;		/* the target is being opened: what fails now concerns no message */

@@ -221,6 +221,7 @@ attempt_letter(KsApply *a, int64 id)
 	a->opening = false;
 	a->skipping = 0;
 	a->run.current = -1;
+	a->at = NULL;
 	a->run.stage = "parse";
 	a->run.retrying = true;
 	PG_TRY();

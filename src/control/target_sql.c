@@ -185,6 +185,7 @@ ks_drop_target(PG_FUNCTION_ARGS)
 	(void) ks_catalog_execute("DELETE FROM kafka.subscription_target WHERE subscription_id = $1 "
 							  "AND target = $2::pg_catalog.regclass", 2, types, values, NULL);
 	ks_target_view_drop(t->view);
+	ks_drop_dead_letters(s, t->relid);
 	targets_changed(s->id);
 	PG_RETURN_VOID();
 }

@@ -11,6 +11,8 @@ from conftest import wait_until
 from test_subscription import envelope, subscribe, table
 from test_subscription_errors import BAD, DDL, GOOD
 
+MINUTE_AGO = int(time.time() - 60) * 1000        # older ones would be deleted by the topic's retention
+
 
 @pytest.fixture
 def topic(kafka):
@@ -42,30 +44,34 @@ STAGES = {"malformed json": "parse", "not an object": "parse", "two documents": 
           "null into not null": "apply", "check constraint": "apply"}
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_message(db, kafka, topic, case):
-    """It alone is set aside, with its bytes; the others of its batch are applied."""
-    key, value, words, column = BAD[case]
+def test_bad_messages(db, kafka, topic):
+    """Each alone is set aside, with its bytes; the others of the batch are applied."""
     table(db, DDL)
     headers = [("h", b"x"), ("null", None), ("bin", b"\xff\x00"), ("h", b"y")]
-    sent = dict(key=key, value=value, headers=headers, timestamp=1700000000123)
-    kafka.produce_many(topic, GOOD + [sent] + [({"id": 20}, {"id": 20, "v": "after", "n": 1})])
+    sent = []
+    for i, (key, value, _, _) in enumerate(BAD.values()):
+        sent += [({"id": 100 + i}, {"id": 100 + i, "v": "good", "n": 1}),
+                 dict(key=key, value=value, headers=headers, timestamp=MINUTE_AGO + i)]
+    kafka.produce_many(topic, GOOD + sent + [({"id": 20}, {"id": 20, "v": "after", "n": 1})])
     aside(db, topic)
     db.wait_for_subscription("s")
-    assert db.value("SELECT count(*) FROM t") == 6
-    (letter,) = letters(db)
-    assert (letter["topic"], letter["partition"], letter["offset"]) == (topic, 0, 5)
-    assert letter["timestamp"].timestamp() == 1700000000.123
-    message = kafka.consume(topic)[5]
-    assert (letter["key"], letter["value"]) == (message.key, message.value)
-    assert letter["headers"] == [["h", "x"], ["null", None], ["bin", {"base64": "/wA="}], ["h", "y"]]
-    for word in words + ([f'"{column}"'] if column else []):
-        assert word.lower() in letter["error"].lower(), letter
-    assert letter["stage"] == STAGES.get(case, "convert") and len(letter["sqlstate"]) == 5
-    assert letter["attempts"] == 1 and letter["target"] is None and not letter["superseded"]
+    assert db.value("SELECT count(*) FROM t") == len(GOOD) + len(BAD) + 1
+    messages = kafka.consume(topic)
+    found = letters(db)
+    assert [letter["offset"] for letter in found] == [len(GOOD) + 1 + 2 * i for i in range(len(BAD))]
+    for i, (letter, (case, (_, _, words, column))) in enumerate(zip(found, BAD.items())):
+        message = messages[letter["offset"]]
+        assert (letter["topic"], letter["partition"]) == (topic, 0)
+        assert round(letter["timestamp"].timestamp() * 1000) == MINUTE_AGO + i
+        assert (letter["key"], letter["value"]) == (message.key, message.value), case
+        assert letter["headers"] == [["h", "x"], ["null", None], ["bin", {"base64": "/wA="}], ["h", "y"]]
+        for word in words + ([f'"{column}"'] if column else []):
+            assert word.lower() in letter["error"].lower(), letter
+        assert letter["stage"] == STAGES.get(case, "convert") and len(letter["sqlstate"]) == 5, letter
+        assert letter["attempts"] == 1 and letter["target"] is None and not letter["superseded"]
     row = db.wait_state("subscription", "s", "streaming")
-    assert row["dead_letters"] == 1 and row["restarts"] == 0
-    assert db.q("SELECT problem FROM kafka.problems") == [("1 dead letter",)]
+    assert row["dead_letters"] == len(BAD) and row["restarts"] == 0
+    assert db.q("SELECT problem FROM kafka.problems") == [(f"{len(BAD)} dead letters",)]
 
 
 def test_stop_is_the_default(db, kafka, topic):
@@ -451,8 +457,8 @@ def test_to_a_topic(db, kafka, topic):
     """Messages as they are, with Kafka Connect's headers; one that carries such a header keeps it."""
     dead = kafka.new_topic_name("dead")
     table(db, DDL)
-    sent = [dict(key={"id": 1}, value=b"no json \xff", headers=[("h", b"\x00"), ("h", None)], timestamp=1700000000000),
-            dict(key=None, value={"id": 2, "n": 5000}, timestamp=1700000000001),
+    sent = [dict(key={"id": 1}, value=b"no json \xff", headers=[("h", b"\x00"), ("h", None)], timestamp=MINUTE_AGO + 1),
+            dict(key=None, value={"id": 2, "n": 5000}, timestamp=MINUTE_AGO + 2),
             dict(key={"id": 3}, value={"id": 3}),
             dict(key={"id": 4}, value="x", headers=[(CONNECT + "topic", b"mine")])]
     kafka.produce_many(topic, sent)
@@ -514,3 +520,109 @@ def test_workers(db, kafka):
     db.q("ALTER TABLE t DROP CONSTRAINT t_n_check")
     assert retry(db) == 10
     assert db.one("SELECT count(*), count(*) FILTER (WHERE v = 'new'), count(*) FILTER (WHERE n = 5000) FROM t") == (40, 20, 10)
+
+
+def test_several_targets(db, kafka, topic):
+    """What one target refuses is set aside for all, naming that one; a retry writes all of them."""
+    table(db)
+    table(db, "id int PRIMARY KEY, v text CHECK (v <> 'bad')", "u")
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "v": "bad" if i == 2 else "x"}) for i in range(4)])
+    aside(db, topic, enabled=False)
+    db.q("SELECT kafka.add_target('s', 'u'); SELECT kafka.resume_subscription('s')")
+    db.wait_for_subscription("s")
+    ids = "SELECT array_agg(id ORDER BY id) FROM "
+    assert db.value(ids + "t") == db.value(ids + "u") == [0, 1, 3]
+    (letter,) = letters(db)
+    assert letter["target"] is None and "target public.u: " in letter["error"]
+    db.q("ALTER TABLE u DROP CONSTRAINT u_v_check")
+    assert retry(db) == 1
+    assert db.value(ids + "t") == db.value(ids + "u") == [0, 1, 2, 3]
+
+
+def test_drop_target(db, kafka, topic):
+    """Letters for one target go with it, those for all stay."""
+    table(db)
+    table(db, name="u")
+    kafka.produce_many(topic, [(None, "no json")] * 2)
+    aside(db, topic, enabled=False)
+    db.q("SELECT kafka.add_target('s', 'u'); SELECT kafka.resume_subscription('s')")
+    db.wait_for_subscription("s")
+    db.q("UPDATE kafka.dead_letter SET target = 'u' WHERE \"offset\" = 0")
+    notices = []
+    with db.connect() as c:
+        c.add_notice_handler(lambda d: notices.append(d.message_primary))
+        c.execute("SELECT kafka.drop_target('s', 'u')")
+    assert notices == ['1 dead letter of subscription "s" was deleted']
+    assert [letter["offset"] for letter in letters(db)] == [1]
+
+
+def test_letter_for_one_target(db, kafka, topic):
+    """Retried there and nowhere else; the target is none any more: an error of the letter."""
+    table(db)
+    table(db, name="u")
+    table(db, name="w")
+    kafka.produce(topic, '{"id": 1', {"id": 1})
+    aside(db, topic, enabled=False)
+    db.q("SELECT kafka.add_target('s', 'u'); SELECT kafka.resume_subscription('s')")
+    db.wait_for_subscription("s")
+    db.q("UPDATE kafka.dead_letter SET value = '{\"id\": 1}', target = 'w'")
+    retry(db)
+    assert "does not write to the letter's target" in letters(db)[0]["error"]
+    db.q("UPDATE kafka.dead_letter SET target = 'u'")
+    retry(db)
+    assert letters(db) == [] and db.q("TABLE t") == [] and db.q("SELECT id FROM u") == [(1,)]
+
+
+def test_alter_while_running(db, kafka, topic):
+    """on_error holds from the commit on: a worker that has not heard of it yet sets nothing aside any more."""
+    table(db)
+    aside(db, topic)
+    db.wait_state("subscription", "s", "streaming")
+    for i in range(3):
+        db.q("""SELECT kafka.alter_subscription('s', '{"on_error": "stop"}')""")
+        kafka.produce(topic, "no json", {"id": i})
+        db.wait_state("subscription", "s", "error")
+        assert len(letters(db)) == i
+        db.q("""SELECT kafka.alter_subscription('s', '{"on_error": "dead_letter"}')""")
+        db.wait_for_subscription("s")
+        assert len(letters(db)) == i + 1
+
+
+def test_topic_and_offset(db, kafka, topic):
+    """The offset cannot be written for a while: what is set aside in a topic is there at least once, and nothing is lost."""
+    table(db)
+    kafka.produce_many(topic, [({"id": i}, "no json" if i % 2 else {"id": i}) for i in range(10)])
+    dead = kafka.create_topic()
+    aside(db, topic, options={"errors.deadletterqueue.topic.name": dead}, enabled=False)
+    with db.connect(autocommit=False) as locker:
+        locker.execute("LOCK TABLE kafka.subscription_position IN SHARE MODE")
+        db.q("SELECT kafka.resume_subscription('s')")
+        db.wait_state("subscription", "s", ["retrying", "error"])
+        locker.rollback()
+    db.wait_for_subscription("s")
+    offsets = [int(m.header(CONNECT + "offset")) for m in kafka.consume(dead)]
+    assert sorted(set(offsets)) == [1, 3, 5, 7, 9]
+    assert db.value("SELECT count(*) FROM t") == 5
+
+
+def test_topic_while_kafka_is_away(db, private_kafka):
+    """The message waits until the broker is back; it is not dropped, and the worker stays."""
+    kafka = private_kafka
+    db.create_server(kafka, "mine")
+    topic, dead = kafka.create_topic(), kafka.create_topic()
+    table(db)
+    db.q("CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+         " PERFORM pg_advisory_xact_lock_shared(4711); RAISE 'no'; END $$;"
+         "CREATE TRIGGER no BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION no()")
+    db.q("SELECT kafka.create_subscription('s', 'mine', %s, 't', 'json', on_error => 'dead_letter', options => %s::jsonb)",
+         [topic], json.dumps({"errors.deadletterqueue.topic.name": dead}))
+    with db.connect() as locker:
+        locker.execute("SELECT pg_advisory_lock(4711)")
+        kafka.produce(topic, {"id": 1}, {"id": 1})
+        db.wait("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'")
+        kafka.kill()
+    pid = db.wait_state("subscription", "s", "retrying")["pid"]
+    kafka.start()
+    wait_until(lambda: [m.key for m in kafka.consume(dead)] == [b'{"id": 1}'], 60)
+    db.wait("SELECT next_offset = 1 FROM kafka.subscription_position", timeout=60)
+    assert db.state("subscription", "s")["pid"] == pid
