@@ -90,7 +90,7 @@ ks_unknown_unit(KsConverter *conv, const KsType *type, const KsField *field)
 			 conv->debezium
 			 ? errhint("Name the source's type in option \"column_types\", for example {\"%s\": \"timestamp(3)\"} for milliseconds%s.",
 					   conv->current->name,
-					   conv->dialect == KS_DIALECT_OTHER ? ", or the connector in option \"source.connector\"" : "")
+					   conv->dialect == KS_DIALECT_OTHER ? ", or the connector, where messages do not tell it, in option \"source.connector\"" : "")
 			 : errhint("Format json carries such values as PostgreSQL text.")));
 }
 

@@ -6,9 +6,10 @@
 #include "apply/format_options.h"
 #include "apply/metadata.h"
 #include "control/hooks.h"
-#include "datatype/timestamp.h"
 #include "mb/pg_wchar.h"
+#include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/timestamp.h"
 
 /* Options that only some formats have. */
 static const struct
@@ -94,7 +95,17 @@ ks_parser_create(const KsParserOps *ops, const KsOptions *options)
 	return parser;
 }
 
-/* ERROR unless a time with this zone behind it is a timestamp; that error is told in our words. */
+/* Is it an offset such as +02, -0530 or +05:30? */
+static bool
+is_offset(const char *zone)
+{
+	return (zone[0] == '+' || zone[0] == '-') && strlen(zone) > 2 && strspn(zone + 1, "0123456789:") == strlen(zone + 1);
+}
+
+/*
+ * ERROR unless the words are a zone (and not, say, BC), and a time with them behind it is a timestamp; those errors are
+ * told in our words.
+ */
 static void
 check_time_zone(const char *zone)
 {
@@ -104,6 +115,8 @@ check_time_zone(const char *zone)
 
 	PG_TRY();
 	{
+		if (!is_offset(zone))
+			(void) DirectFunctionCall2(timestamp_zone, CStringGetTextDatum(zone), TimestampGetDatum(0));
 		(void) DirectFunctionCall3(timestamptz_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
 	}
 	PG_CATCH();
@@ -115,7 +128,7 @@ check_time_zone(const char *zone)
 		valid = false;
 	}
 	PG_END_TRY();
-	if (!valid || strspn(zone, "0123456789:. ") == strlen(zone))
+	if (!valid)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid value for option \"%s\": %s", "syslog.time_zone", zone),

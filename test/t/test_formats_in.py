@@ -280,10 +280,10 @@ def test_metadata_debezium_log(db, kafka, topic):
     """Each event a row of its own, by offset: a history of the source's table."""
     db.q(f"CREATE TABLE t (id int, v text, raw jsonb, {LOG_KEY})")
     events = [({"id": 1}, envelope("c", after={"id": 1, "v": "a"})), ({"id": 1}, envelope("u", after={"id": 1, "v": "b"})),
-              ({"id": 1}, envelope("d", before={"id": 1})), ({"id": 1}, None), ({"id": 1}, envelope("c", after={"id": 1, "v": "c"}))]
+              ({"id": 1}, envelope("d", before={"id": 1})), ({"id": 1}, None), (None, envelope("t")), ({"id": 1}, envelope("c", after={"id": 1, "v": "c"}))]
     kafka.produce_many(topic, events)
     read(db, topic, "debezium", {"metadata_columns": {**META, "raw": "value"}})
-    assert rows(db, "o, id, v, raw", order="o") == [(i, 1, v, events[i][1]) for i, v in ((0, "a"), (1, "b"), (4, "c"))]
+    assert rows(db, "o, id, v, raw", order="o") == [(i, 1, v, events[i][1]) for i, v in ((0, "a"), (1, "b"), (5, "c"))]
 
 
 def test_metadata_bad(db, kafka, topic):
@@ -386,7 +386,14 @@ def test_syslog_time_zone(db, kafka, topic):
                               "<13>1 2023-07-01T12:00:00Z h a - - -"], {"syslog.time_zone": "Europe/Berlin"})
     assert rows(db, "timestamp", order="o") == [(when(2023, 7, 1, 10),), (when(2023, 12, 1, 11),), (when(2023, 7, 1, 12),)]
     refused(db, topic, "syslog", {"syslog.time_zone": "Nowhere/Else"}, "syslog.time_zone", "Nowhere/Else")
-    refused(db, topic, "syslog", {"syslog.time_zone": "12"}, "syslog.time_zone")
+    for zone in ("12", "BC", "pm", "Mon", "+", "+99", "UTC UTC", "'"):
+        refused(db, topic, "syslog", {"syslog.time_zone": zone}, "syslog.time_zone", zone)
+    for zone in ("+05:30", "-0800", "CET", "Z", "America/New_York"):
+        db.q("SELECT kafka.alter_subscription('s', %s::jsonb)", json.dumps({"syslog.time_zone": zone}))
+    db.q("""SELECT kafka.alter_subscription('s', '{"syslog.time_zone": "+05:30"}')""")
+    kafka.produce(topic, "<13>Jul  1 12:00:00 h a: offset", timestamp=AT)
+    db.wait_for_subscription("s")
+    assert rows(db, "timestamp", order="o")[-1] == (when(2023, 7, 1, 6, 30),)
     assert db.q("SELECT 1") == [(1,)]
 
 
