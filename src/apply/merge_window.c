@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "apply/dead_letter.h"
 #include "apply/query_target.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -123,6 +124,30 @@ windows_of(KsQueryWriter *w, int first, Timestamp *oldest, Timestamp *newest)
 	return b->nrows > first;
 }
 
+/* A time as text. */
+static const char *
+time_text(Timestamp time)
+{
+	return DatumGetCString(DirectFunctionCall1(timestamp_out, TimestampGetDatum(time)));
+}
+
+/* Drops a late event, or puts it among the dead letters, as the target's option says. */
+static void
+set_aside(KsQueryWriter *w, const KsBatchEvent *e, Timestamp window, Timestamp closed)
+{
+	KsTargetTable *t = w->writer.table;
+
+	if (strcmp(w->target->options->text_value[KS_OPT_LATE], "drop") == 0)
+	{
+		w->batch->run->dropped++;
+		return;
+	}
+	ks_dead_letter_add(w->batch->run->subscription, &w->relation->messages[e->message], e->op, w->target->relid, "late",
+					   ERRCODE_DATA_EXCEPTION,
+					   psprintf("late for target %s: its window begins at %s, and those before %s are closed", t->qualified,
+								time_text(window), time_text(closed)), NULL, false);
+}
+
 /* Looks at the events of the run one by one; returns those that are not late, *count of them. */
 static int *
 sort_out_late(KsQueryWriter *w, Timestamp newest, Interval *grace, int *count)
@@ -144,7 +169,7 @@ sort_out_late(KsQueryWriter *w, Timestamp newest, Interval *grace, int *count)
 		ks_query_compute(w, ks_batch_relation_choose(r, &i, 1), 1);
 		if (windows_of(w, first, &oldest, &youngest) && oldest < minus(newest, grace))
 		{
-			w->dropped++;
+			set_aside(w, e, oldest, minus(newest, grace));
 			continue;
 		}
 		newest = Max(newest, youngest);
@@ -164,7 +189,7 @@ ks_merge_write(KsQueryWriter *w)
 	MemoryContext old = MemoryContextSwitchTo(b->context);
 	Interval   *retain = interval_option(w, KS_OPT_RETAIN);
 	Interval   *grace = interval_option(w, KS_OPT_GRACE);
-	bool		windowed = w->window >= 0 && (retain || grace);
+	bool		windowed = w->window >= 0 && (retain || grace) && !b->run->retrying;
 	Timestamp	before = DT_NOBEGIN;
 	Timestamp	oldest;
 	Timestamp	newest;

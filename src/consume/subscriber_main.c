@@ -46,12 +46,24 @@ typedef struct Subscriber
 	TimestampTz next_report;
 	bool		report_due;
 	uint64		skipped_truncates;
+	uint64		dropped;		/* late events */
 	uint64		retry_requests; /* that were looked after */
 	bool		retry_due;		/* dead letters may wait to be retried */
 	TimestampTz retry_not_before;
 } Subscriber;
 
 static Subscriber *self;
+
+/* KsPositions: was a message applied before? */
+static bool
+repeated(void *arg, int number)
+{
+	Subscriber *s = arg;
+	KsConsumer *c = s->consumer;
+
+	return ks_producers_repeated(c->owners[number]->producers, &c->messages[number],
+								 s->subscription->options->text_value[KS_OPT_DEDUPE_HEADER]);
+}
 
 /* KsPositions: what a transaction covers. */
 static void
@@ -229,6 +241,15 @@ account(Subscriber *s, int messages, Size bytes)
 		snprintf(text, sizeof(text), "%llu truncate events were not applied: they have no place among the rows of "
 				 "several partitions; empty the target by hand", (unsigned long long) s->skipped_truncates);
 		ks_worker_set_problem(KS_PROBLEM_TRUNCATE, text);
+	}
+	if (s->apply->dropped > s->dropped)
+	{
+		char		text[KS_DETAIL_SIZE];
+
+		s->dropped = s->apply->dropped;
+		snprintf(text, sizeof(text), "%llu late events were dropped since the worker started: their windows were closed",
+				 (unsigned long long) s->dropped);
+		ks_worker_set_problem(1, text);
 	}
 	if (rate > 0 && messages > 0)
 	{
@@ -411,7 +432,7 @@ subscription_body(void)
 {
 	Subscriber *s = self;
 	MemoryContext loop_context;
-	KsPositions positions = {s, stage, write_positions, finish};
+	KsPositions positions = {s, repeated, stage, write_positions, finish};
 
 	ks_partition_forget();
 	pg_atomic_write_u64(&ks_my_worker->lag_messages, PG_UINT64_MAX);
