@@ -96,6 +96,7 @@ CREATE TABLE kafka.subscription_position (
     last_timestamp    timestamptz,       -- its record timestamp
     last_checksum     bigint,            -- and CRC-32C of its key and value: a recreated topic is noticed by them
     applied_at        timestamptz,
+    producers         jsonb,             -- last position of each producer in this partition: its repeats are left out
     read_at           timestamptz,       -- all that was in the log by then was read, as last noted
     topic_id          text,              -- of the topic that was read, where librdkafka tells it
     PRIMARY KEY (subscription_id, topic, partition)

@@ -27,6 +27,7 @@ CREATE TABLE kafka.rebuild_position (
     last_timestamp    timestamptz,
     last_checksum     bigint,
     applied_at        timestamptz,
+    producers         jsonb,
     end_offset        bigint,                -- of the log when reading began
     PRIMARY KEY (subscription_id, topic, partition)
 ) WITH (fillfactor = 50);

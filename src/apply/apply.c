@@ -90,6 +90,9 @@ ks_apply_create(const KsSubscription *subscription, const KsApplyTarget *targets
 	a->parser_ops = ks_parser_ops(subscription->format);
 	if (a->parser_ops == NULL)
 		elog(ERROR, "no parser of format %s", subscription->format);
+	for (int i = 0; i < ntargets; i++)
+		a->dedupes = a->dedupes || strcmp(targets[i].target->mode, "upsert") != 0;
+	a->dedupes = a->dedupes && strcmp(subscription->options->text_value[KS_OPT_DEDUPE], "on") == 0;
 	a->writers = palloc(sizeof(KsWriter *) * ntargets);
 	a->active = palloc(sizeof(KsWriter *) * ntargets);
 	if (ntargets == 1 && list_length(subscription->targets) > 1)
@@ -152,6 +155,7 @@ read_messages(KsApply *a, const KsMessage *messages, int count, int context)
 		a->run.current = i;
 		a->run.stage = "parse";
 		a->parsed.op = '\0';
+		a->run.duplicate = a->dedupes && !a->run.retrying && a->positions.repeated(a->positions.arg, a->from + i);
 		a->parser_ops->reset(a->parser);
 		check_parsed(a->parser_ops->parse(a->parser, &messages[i], &a->parsed));
 		if (a->parsed.ignore || a->parsed.op == 'm')
@@ -283,6 +287,8 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, co
 	*moved = false;
 	a->opening = false;
 	a->skipping = 0;
+	a->from = from;
+	a->run.dropped = 0;
 	a->run.current = -1;
 	if (letter == NULL)
 		a->at = NULL;
@@ -642,6 +648,7 @@ ks_apply(KsApply *a, const KsMessage *messages, int count, int *done)
 		if (error == NULL)
 		{
 			a->skipped_truncates += a->skipping;
+			a->dropped += a->run.dropped;
 			*done += n;
 			advance(a, n, false);
 		}

@@ -16,6 +16,8 @@
 typedef struct KsPositions
 {
 	void	   *arg;
+	/* Was a message applied before, says the position that its producer gave it?  If not, it is noted as the last one. */
+	bool		(*repeated) (void *arg, int number);
 	void		(*stage) (void *arg, int from, int count, bool all);
 	bool		(*write) (void *arg);
 	void		(*finish) (void *arg, bool committed);
@@ -46,6 +48,9 @@ typedef struct KsApply
 	bool		sent;			/* the next message is in the topic for dead letters already */
 	int			letter_retries; /* of a dead letter that others were in the way of */
 	MemoryContext context;		/* error texts of one attempt */
+	int			from;			/* number of the first message of the attempt, for positions */
+	bool		dedupes;		/* some target appends or merges, so that repeats must be left out */
+	uint64		dropped;		/* late events, by transactions that committed, since the worker started */
 	uint64		skipping;		/* truncates left out by the transaction under way */
 	uint64		skipped_truncates;	/* and by those that committed, since the worker started */
 } KsApply;

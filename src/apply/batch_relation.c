@@ -5,7 +5,7 @@
 
 #include "apply/batch_relation.h"
 #include "common/hashfn.h"
-#include "event/event.h"
+#include "event/message.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
@@ -81,6 +81,7 @@ ks_batch_relation_begin(KsBatchRelation *r, int count)
 	r->buckets = MemoryContextAllocExtended(r->context, sizeof(int) * buckets, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	r->bucket_mask = buckets - 1;
 	r->taken = 0;
+	r->messages = NULL;
 	r->truncate = false;
 	memset(r->stores, 0, sizeof(r->stores));
 }
@@ -296,6 +297,14 @@ read_event(KsBatchRelation *r, KsBatchEvent *e, const KsMessage *m, const KsPars
 	if (bms_is_member(KS_BATCH_OP, columns))
 		set_value(e, KS_BATCH_OP - 1, PointerGetDatum(cstring_to_text_with_len(&e->op, 1)));
 
+	if (bms_is_member(KS_BATCH_HEADERS, columns))
+	{
+		Jsonb	   *headers = ks_message_headers(m);
+
+		if (headers)
+			set_value(e, KS_BATCH_HEADERS - 1, JsonbPGetDatum(headers));
+	}
+
 	ks_decoder_use_schema(r->decoder, parsed->key_schema, parsed->key_schema_size);
 	refresh_layout(r);
 	read_key(r, e, &parsed->key);
@@ -454,7 +463,8 @@ ks_batch_relation_add(KsBatchRelation *r, const KsMessage *m, const KsParsed *pa
 	memset(e->nulls, true, natts);
 	ks_decoder_use_connector(r->decoder, parsed->connector, parsed->connector_size);
 	read_event(r, e, m, parsed);
-	enter_key(r, e, m, m - current);
+	r->messages = m - current;
+	enter_key(r, e, m, r->messages);
 	e->state_values = e->values;
 	e->state_nulls = e->nulls;
 	e->state_unavailable = e->unavailable;

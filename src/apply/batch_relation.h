@@ -52,6 +52,7 @@ typedef struct KsBatchRelation
 	uint32		generation;		/* grows whenever they are made anew */
 
 	/* of the run */
+	const KsMessage *messages;	/* all of them; NULL: none has come yet */
 	MemoryContext context;
 	int			count;
 	int			capacity;

@@ -2,14 +2,15 @@
  * merge_window.c: windows of a merge target: which are closed, and which are too old to be kept.
  *
  * The newest window of the table rules: a window that begins more than "grace" before it is closed, and one that begins
- * more than "retain" before it is deleted.  A window that was deleted must not come back half filled, so without "grace"
- * windows are closed when they are deleted.
+ * more than "retain" before it is deleted.  A window that was deleted must not come back half filled, so it is closed by
+ * then in any case.
  *
  * An event is late if a row of it belongs to a window that was closed before the event: by the table, or by events
  * before it in the run.  Only where some row of a run may be late, its events are looked at one by one.
  */
 #include "postgres.h"
 
+#include "apply/dead_letter.h"
 #include "apply/query_target.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -51,6 +52,13 @@ minus(Timestamp before, Interval *interval)
 		return DT_NOBEGIN;
 	return DatumGetTimestamp(DirectFunctionCall2(timestamp_mi_interval, TimestampGetDatum(before),
 												 IntervalPGetDatum(interval)));
+}
+
+/* The time before which windows are closed, "newest" being the newest one. */
+static Timestamp
+closed_before(Timestamp newest, Interval *grace, Interval *retain)
+{
+	return Max(minus(newest, grace), minus(newest, retain));
 }
 
 /* The newest window of the table; the begin of time if it has none. */
@@ -123,9 +131,33 @@ windows_of(KsQueryWriter *w, int first, Timestamp *oldest, Timestamp *newest)
 	return b->nrows > first;
 }
 
+/* A time as text. */
+static const char *
+time_text(Timestamp time)
+{
+	return DatumGetCString(DirectFunctionCall1(timestamp_out, TimestampGetDatum(time)));
+}
+
+/* Drops a late event, or puts it among the dead letters, as the target's option says. */
+static void
+set_aside(KsQueryWriter *w, const KsBatchEvent *e, Timestamp window, Timestamp closed)
+{
+	KsTargetTable *t = w->writer.table;
+
+	if (strcmp(w->target->options->text_value[KS_OPT_LATE], "drop") == 0)
+	{
+		w->batch->run->dropped++;
+		return;
+	}
+	ks_dead_letter_add(w->batch->run->subscription, &w->relation->messages[e->message], e->op, w->target->relid, "late",
+					   ERRCODE_DATA_EXCEPTION,
+					   psprintf("late for target %s: its window begins at %s, and those before %s are closed", t->qualified,
+								time_text(window), time_text(closed)), NULL, false);
+}
+
 /* Looks at the events of the run one by one; returns those that are not late, *count of them. */
 static int *
-sort_out_late(KsQueryWriter *w, Timestamp newest, Interval *grace, int *count)
+sort_out_late(KsQueryWriter *w, Timestamp newest, Interval *grace, Interval *retain, int *count)
 {
 	KsBatchRelation *r = w->relation;
 	int		   *kept = MemoryContextAlloc(w->batch->context, sizeof(int) * Max(r->count, 1));
@@ -142,9 +174,9 @@ sort_out_late(KsQueryWriter *w, Timestamp newest, Interval *grace, int *count)
 			continue;
 		r->run->current = e->message;
 		ks_query_compute(w, ks_batch_relation_choose(r, &i, 1), 1);
-		if (windows_of(w, first, &oldest, &youngest) && oldest < minus(newest, grace))
+		if (windows_of(w, first, &oldest, &youngest) && oldest < closed_before(newest, grace, retain))
 		{
-			w->dropped++;
+			set_aside(w, e, oldest, closed_before(newest, grace, retain));
 			continue;
 		}
 		newest = Max(newest, youngest);
@@ -164,23 +196,21 @@ ks_merge_write(KsQueryWriter *w)
 	MemoryContext old = MemoryContextSwitchTo(b->context);
 	Interval   *retain = interval_option(w, KS_OPT_RETAIN);
 	Interval   *grace = interval_option(w, KS_OPT_GRACE);
-	bool		windowed = w->window >= 0 && (retain || grace);
+	bool		windowed = w->window >= 0 && (retain || grace) && !b->run->retrying;
 	Timestamp	before = DT_NOBEGIN;
 	Timestamp	oldest;
 	Timestamp	newest;
 	int			count;
 	Tuplestorestate *rows = ks_batch_relation_rows(r, w->view, &count);
 
-	if (grace == NULL)
-		grace = retain;
 	ks_query_compute(w, rows, count);
 	if (windowed && windows_of(w, 0, &oldest, &newest))
 	{
 		before = newest_window(w);
 		newest = Max(newest, before);
-		if (oldest < minus(newest, grace))
+		if (oldest < closed_before(newest, grace, retain))
 		{
-			int		   *kept = sort_out_late(w, before, grace, &count);
+			int		   *kept = sort_out_late(w, before, grace, retain, &count);
 
 			b->nrows = 0;
 			ks_query_compute(w, ks_batch_relation_choose(r, kept, count), count);

@@ -154,7 +154,6 @@ begin(KsWriter *writer, int count)
 	w->capacity = count + 1;
 	w->produced = MemoryContextAllocZero(w->batch->context, sizeof(int) * w->capacity);
 	w->shapes = MemoryContextAllocZero(w->batch->context, sizeof(KsKeyShape *) * w->capacity);
-	w->dropped = 0;
 }
 
 /* Makes room for as many events as the relation has: a message may have many rows. */

@@ -66,7 +66,6 @@ typedef struct KsQueryWriter
 	int			capacity;		/* of these */
 	int		   *produced;		/* rows by event */
 	KsKeyShape **shapes;		/* by event; NULL: gives no rows */
-	uint64		dropped;		/* late events of the run that were dropped */
 } KsQueryWriter;
 
 /* Makes the writer; lives in CurrentMemoryContext. */

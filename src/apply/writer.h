@@ -23,6 +23,7 @@ typedef struct KsRun
 	const char *stage;			/* what is being done: parse | convert | query | apply; a writer may refine it */
 	bool		retrying;		/* a dead letter is applied: neither its position nor its time make it a duplicate or late */
 	uint64		row;			/* grows with every row that is handed to the writers */
+	uint64		dropped;		/* late events that the transaction under way leaves out for good */
 	bool		duplicate;		/* the message that is being worked on was applied before, says its position */
 	struct KsBatchRelation *relation;	/* what the queries of targets read; NULL where no target has one */
 } KsRun;

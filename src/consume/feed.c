@@ -16,6 +16,17 @@
 #define BATCH_BYTES (8 * 1024 * 1024)
 #define RETRY_WAIT_MS 200
 
+/* KsPositions: was a message applied before? */
+static bool
+repeated(void *arg, int number)
+{
+	KsFeed	   *f = arg;
+	KsConsumer *c = f->consumer;
+
+	return ks_producers_repeated(c->owners[number]->producers, &c->messages[number],
+								 f->subscription->options->text_value[KS_OPT_DEDUPE_HEADER]);
+}
+
 /* KsPositions: what a transaction covers. */
 static void
 stage(void *arg, int from, int count, bool all)
@@ -62,7 +73,7 @@ ks_feed_create(const KsSubscription *subscription, const KsServer *server, KsOff
 void
 ks_feed_start(KsFeed *f, const KsApplyTarget *targets, int ntargets)
 {
-	KsPositions positions = {f, stage, write_positions, finish};
+	KsPositions positions = {f, repeated, stage, write_positions, finish};
 
 	f->apply = ks_apply_create(f->subscription, targets, ntargets, positions);
 	f->max_rows = ks_apply_limit(f->apply, (int) f->subscription->options->int_value[KS_OPT_MAX_BATCH_ROWS]);
@@ -99,6 +110,15 @@ account(KsFeed *f, int messages, Size bytes)
 		snprintf(text, sizeof(text), "%llu truncate events were not applied: they have no place among the rows of "
 				 "several partitions; empty the target by hand", (unsigned long long) count);
 		ks_worker_set_problem(KS_PROBLEM_TRUNCATE, text);
+	}
+	if (f->apply->dropped > f->dropped)
+	{
+		char		text[KS_DETAIL_SIZE];
+
+		f->dropped = f->apply->dropped;
+		snprintf(text, sizeof(text), "%llu late events were dropped since the worker started: their windows were closed",
+				 (unsigned long long) f->dropped);
+		ks_worker_set_problem(KS_PROBLEM_LATE, text);
 	}
 	if (rate > 0 && messages > 0)
 		*f->pace = Max(*f->pace, now - USECS_PER_SEC / 10) + (TimestampTz) (messages * 1000000.0 / rate);

@@ -23,6 +23,7 @@ typedef struct KsFeed
 	TimestampTz *pace;			/* pause: the rate limit, which all feeds of the worker share */
 	bool		holding;		/* messages wait for others' rows */
 	uint64		commits;		/* transactions */
+	uint64		dropped;		/* late events */
 	uint64		skipped_truncates;
 	bool		retries;		/* dead letters, too */
 	uint64		retry_requests; /* that were looked after */

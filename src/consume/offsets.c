@@ -52,6 +52,7 @@ add_entry(KsOffsets *offsets, const char *topic, int32 partition, int64 start)
 	o->anchor_offset = -1;
 	o->low = o->high = o->stable = o->eof = -1;
 	o->stop = PG_INT64_MAX;
+	o->producers = ks_producers_read(NULL);
 	o->reported = o->reported_stable = o->reported_high = -2;
 	if (offsets->count == offsets->capacity)
 	{
@@ -96,8 +97,8 @@ read_positions(KsOffsets *offsets, const char *only_topic, int32 only_partition)
 	values[2] = Int32GetDatum(only_partition);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute_with_args(psprintf("SELECT topic, partition, next_offset, last_offset, last_timestamp, last_checksum%s "
-									   "FROM kafka.%s WHERE subscription_id = $1 "
+	if (SPI_execute_with_args(psprintf("SELECT topic, partition, next_offset, last_offset, last_timestamp, last_checksum, "
+									   "producers%s FROM kafka.%s WHERE subscription_id = $1 "
 									   "AND ($2 IS NULL OR topic = $2 AND partition = $3) ORDER BY topic, partition",
 									   is_live(offsets) ? ", read_at, topic_id" : "", offsets->table),
 							  3, types, values, nulls, false, 0) != SPI_OK_SELECT)
@@ -117,12 +118,20 @@ read_positions(KsOffsets *offsets, const char *only_topic, int32 only_partition)
 		if (ks_partition_worker(name, partition, offsets->workers) != offsets->ordinal)
 			continue;
 		o = added = add_entry(offsets, name, partition, next);
+		d = SPI_getbinval(tuple, desc, 7, &null);
+		if (!null)
+		{
+			MemoryContext old = MemoryContextSwitchTo(offsets->context);
+
+			o->producers = ks_producers_read(DatumGetJsonbP(d));
+			MemoryContextSwitchTo(old);
+		}
 		if (is_live(offsets))
 		{
-			d = SPI_getbinval(tuple, desc, 7, &null);
+			d = SPI_getbinval(tuple, desc, 8, &null);
 			if (!null)
 				o->read_at = o->read_at_noted = DatumGetTimestampTz(d);
-			d = SPI_getbinval(tuple, desc, 8, &null);
+			d = SPI_getbinval(tuple, desc, 9, &null);
 			if (!null)
 				strlcpy(o->topic_id, TextDatumGetCString(d), sizeof(o->topic_id));
 		}
@@ -292,6 +301,7 @@ ks_offsets_finish(KsOffsets *offsets, bool committed)
 					ks_offset_anchor(o);
 			}
 		}
+		ks_producers_finish(o->producers, committed);
 		o->staged = false;
 		o->staged_message = NULL;
 	}

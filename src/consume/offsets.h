@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "consume/dedupe.h"
 #include "datatype/timestamp.h"
 #include "event/parser.h"
 
@@ -57,6 +58,8 @@ typedef struct KsOffset
 		int64		timestamp_ms;
 		uint32		checksum;
 	}			anchor_next;	/* becomes the anchor if that is found unchanged */
+
+	KsProducers *producers;		/* last positions of those whose messages append and merge targets have */
 
 	int			shorter;		/* times in a row that the log ended before what was read */
 

@@ -28,7 +28,7 @@
 enum
 {
 	POS_SUBSCRIPTION_ID = 1, POS_TOPIC, POS_PARTITION, POS_NEXT_OFFSET, POS_START_OFFSET, POS_LAST_OFFSET,
-	POS_LAST_TIMESTAMP, POS_LAST_CHECKSUM, POS_APPLIED_AT,
+	POS_LAST_TIMESTAMP, POS_LAST_CHECKSUM, POS_APPLIED_AT, POS_PRODUCERS,
 	POS_READ_AT					/* from here on the subscription's own only */
 };
 
@@ -144,6 +144,8 @@ write_one(Writer *w, const KsOffset *o)
 	}
 	if (w->live && ks_offset_read_at(o, o->staged_next) != 0)
 		set(w, POS_READ_AT, TimestampTzGetDatum(ks_offset_read_at(o, o->staged_next)));
+	if (ks_producers_changed(o->producers))
+		set(w, POS_PRODUCERS, JsonbPGetDatum(ks_producers_write(o->producers)));
 	ExecStoreVirtualTuple(w->changed);
 	w->changed->tts_tableOid = RelationGetRelid(w->rel);
 

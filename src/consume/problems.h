@@ -7,5 +7,6 @@
 #define KS_PROBLEM_TRUNCATE 0
 #define KS_PROBLEM_RETENTION 1
 #define KS_PROBLEM_GONE 2
+#define KS_PROBLEM_LATE 3
 
 #endif							/* KS_CONSUME_PROBLEMS_H */

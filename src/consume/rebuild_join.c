@@ -168,13 +168,13 @@ join_positions(KsRebuild *r)
 		return different == 0;
 	}
 	(void) ks_catalog_execute("INSERT INTO kafka.subscription_position (subscription_id, topic, partition, next_offset, "
-							  "start_offset, last_offset, last_timestamp, last_checksum, applied_at) "
+							  "start_offset, last_offset, last_timestamp, last_checksum, applied_at, producers) "
 							  "SELECT subscription_id, topic, partition, next_offset, start_offset, last_offset, "
-							  "last_timestamp, last_checksum, applied_at FROM kafka.rebuild_position WHERE subscription_id = $1 "
+							  "last_timestamp, last_checksum, applied_at, producers FROM kafka.rebuild_position WHERE subscription_id = $1 "
 							  "ON CONFLICT (subscription_id, topic, partition) DO UPDATE SET next_offset = excluded.next_offset, "
 							  "start_offset = excluded.start_offset, last_offset = excluded.last_offset, "
 							  "last_timestamp = excluded.last_timestamp, last_checksum = excluded.last_checksum, "
-							  "read_at = NULL, topic_id = NULL, "
+							  "producers = excluded.producers, read_at = NULL, topic_id = NULL, "
 							  "applied_at = coalesce(excluded.applied_at, subscription_position.applied_at)",
 							  1, types, values, NULL);
 	return true;

@@ -94,6 +94,12 @@ static const KsOptionDef option_table[] = {
 	"Kafka consumer group that shows the offsets to Kafka's tools; default is the subscription's name."},
 	{KS_OPT_ON_GAP, "on_gap", KS_SUBSCRIPTION, KS_TYPE_ENUM, "error", 0, 0, "error | rebuild",
 	"Messages may have been lost before they were read: stop with an error, or rebuild all targets from what the log holds."},
+	{KS_OPT_DEDUPE, "dedupe", KS_SUBSCRIPTION, KS_TYPE_ENUM, "on", 0, 0, "on | off",
+		"Modes append and merge: leave out messages that a publisher wrote again after a crash, by their header "
+	"pg_kafka_sync.pos."},
+	{KS_OPT_DEDUPE_HEADER, "dedupe_header", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
+		"The header that tells repeats, for messages of other producers: a number that grows within a partition, or a "
+	"producer's name, a slash and a number that grows with each of its messages."},
 	{KS_OPT_PARTITIONS, "partitions", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
 	"Partitions that this subscription reads, such as 0-2,5, or 3- for all from 3 on; default is all."},
 	{KS_OPT_MAX_DEAD_LETTERS, "max_dead_letters", KS_SUBSCRIPTION, KS_TYPE_INT, "1000", 0, 1000000, NULL,

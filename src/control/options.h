@@ -43,6 +43,8 @@ typedef enum KsOptionId
 	KS_OPT_REPLICATION_ROLE,	/* "session_replication_role": origin | replica */
 	KS_OPT_GROUP_ID,			/* "group.id" string */
 	KS_OPT_ON_GAP,				/* "on_gap": error | rebuild */
+	KS_OPT_DEDUPE,				/* "dedupe": on | off */
+	KS_OPT_DEDUPE_HEADER,		/* "dedupe_header" string */
 	KS_OPT_PARTITIONS,			/* "partitions" string such as 0-2 */
 	KS_OPT_MAX_DEAD_LETTERS,	/* "max_dead_letters" int, 0 = as many as there may be */
 	KS_OPT_DLQ_TOPIC,			/* "errors.deadletterqueue.topic.name" string */

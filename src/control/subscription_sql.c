@@ -469,7 +469,10 @@ ks_seek_subscription(PG_FUNCTION_ARGS)
 								  "SET next_offset = excluded.next_offset, "
 								  "start_offset = least(subscription_position.start_offset, excluded.start_offset), "
 								  "last_offset = NULL, last_timestamp = NULL, last_checksum = NULL, "
-								  "read_at = NULL, topic_id = NULL",
+								  "read_at = NULL, topic_id = NULL, "
+								  /* what is read again is no repeat */
+								  "producers = CASE WHEN excluded.next_offset >= subscription_position.next_offset "
+								  "THEN subscription_position.producers END",
 								  4, types, values, NULL);
 	}
 	(void) ks_catalog_execute("UPDATE kafka.subscription SET version = version + 1 WHERE id = $1", 1, types, values, NULL);

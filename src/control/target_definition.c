@@ -390,10 +390,10 @@ check_options(Relation rel, const KsTargetRequest *request, List *key)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("option \"%s\" needs option \"window\"", options->given[KS_OPT_RETAIN] ? "retain" : "grace"),
 				 errhint("\"window\" names the key column that holds the begin of a row's window.")));
-	if (options->given[KS_OPT_LATE] && !options->given[KS_OPT_GRACE])
+	if (options->given[KS_OPT_LATE] && !options->given[KS_OPT_GRACE] && !options->given[KS_OPT_RETAIN])
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("option \"late\" needs option \"grace\"")));
+				 errmsg("option \"late\" needs option \"grace\" or \"retain\"")));
 	if (window)
 	{
 		Oid			type = InvalidOid;

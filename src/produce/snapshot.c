@@ -368,12 +368,13 @@ ks_snapshot_run(const KsPublisher *publisher, KsSource *source, KsProducer *prod
 	run.emitter = ks_emitter_create(source, ks_producer_sink(producer));
 	run.row_context = AllocSetContextCreate(context, "row", ALLOCSET_DEFAULT_SIZES);
 	/*
-	 * Positions of snapshot rows come before those of all streamed ones, whose commits follow the slot's start, and
-	 * those of a later attempt after those of an earlier one.
+	 * Positions of snapshot rows come before those of all streamed ones, whose commit records begin at the slot's start
+	 * or later, and those of a later attempt after those of an earlier one.
 	 */
 	run.position_lsn = ks_slot_confirmed(NameStr(publisher->slot_name));
 	if (XLogRecPtrIsInvalid(run.position_lsn))
 		run.position_lsn = GetXLogInsertRecPtr();
+	run.position_lsn--;
 	run.ordinal = (uint64) GetCurrentTimestamp();
 
 	ks_producer_set_state(producer, KS_STATE_SNAPSHOT, NULL);
