@@ -11,6 +11,7 @@
 #include "control/worker.h"
 #include "event/event.h"
 #include "storage/ipc.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -131,8 +132,11 @@ ks_consumer_gap(const KsConsumer *consumer, const KsOffset *offset, const char *
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("subscription \"%s\": topic \"%s\", partition %d cannot be read on at offset " INT64_FORMAT ": %s",
 					NameStr(consumer->subscription->name), offset->topic, offset->partition, offset->stored, reason),
-			 errhint("Messages may have been lost. Rebuild the target (empty it and seek to 'earliest'), or go on elsewhere "
-					 "with kafka.seek_subscription().")));
+			 consumer->rebuild ?
+			 errhint("Read again what is left with kafka.rebuild_subscription(%s, force => true).",
+					 quote_literal_cstr(NameStr(consumer->subscription->name))) :
+			 errhint("Messages may have been lost. Rebuild all targets from what the log holds with "
+					 "kafka.rebuild_subscription(), or go on elsewhere with kafka.seek_subscription().")));
 }
 
 /* Says what keeps us from reading. The state is set by the main loop. */
@@ -171,7 +175,8 @@ handle_error(KsConsumer *c, rd_kafka_event_t *event)
 			{
 				if (o->stable < 0)
 					c->first_end = true;
-				o->read = position;
+				o->read = Min(position, o->stop);
+				o->eof = position;
 				o->stable = position;
 				o->high = Max(o->high, position);
 			}
@@ -316,6 +321,12 @@ take_message(KsConsumer *c, rd_kafka_event_t *event)
 	o = ks_offsets_find(c->offsets, rd_kafka_topic_name(rkm->rkt), rkm->partition);
 	if (o == NULL || !o->assigned || rkm->offset < o->read)
 		return false;
+	if (rkm->offset >= o->stop)
+	{
+		/* in order: what lies before it has come, or is not there */
+		o->read = o->stop;
+		return false;
+	}
 
 	grow(c);
 	m = &c->messages[c->count];
