@@ -213,3 +213,264 @@ def test_old_snapshot_is_waited_for(db, kafka):
         old.rollback()
     rebuilt(db)
     assert storage(db) != file
+
+
+def add_target(db, relation, key="{id}", name="s", hydrate=True):
+    """A further target of a subscription, read from the beginning or not."""
+    db.q("INSERT INTO kafka.subscription_target (subscription_id, target, mode, key) "
+         "SELECT id, %s::regclass, 'upsert', %s FROM kafka.subscription WHERE name = %s", relation, key, name)
+    if hydrate:
+        db.q("INSERT INTO kafka.subscription_rebuild (id, subscription_id, target, kind, state, force, requested_at) "
+             "SELECT kafka.new_id(), id, %s::regclass, 'hydrate', 'pending', false, now() FROM kafka.subscription WHERE name = %s",
+             relation, name)
+    db.q("UPDATE kafka.subscription SET version = version + 1 WHERE name = %s", name)
+
+
+def progress(db):
+    return db.one("SELECT rebuild_done, rebuild_total, state FROM kafka.subscription_status")
+
+
+def test_one_of_two_targets_under_traffic(db, kafka):
+    """The other target goes on; nothing is lost or doubled where the two ways of reading meet."""
+    topic = kafka.create_topic(partitions=3, config={"cleanup.policy": "compact", "segment.ms": "200",
+                                                     "min.cleanable.dirty.ratio": "0.01"})
+    table(db, "id int PRIMARY KEY, v text")
+    table(db, "id int PRIMARY KEY, v text", "other")
+    kafka.produce_many(topic, rows(30000) + rows(3000, 0, "w{}"))
+    subscribe(db, topic, "t", options={"max_batch_rows": 500})
+    add_target(db, "other", hydrate=False)
+    db.wait_for_subscription("s")
+    db.q("DELETE FROM t WHERE id % 2 = 0")
+    last = {i: f"w{i}" if i < 3000 else f"v{i}" for i in range(30000)}
+    with Reader(db, "SELECT count(*) FROM other", lambda n: n >= 30000) as reader:
+        rebuild(db, target="t")
+        for n in range(20):
+            messages = [({"id": i}, {"id": i, "v": f"{n}.{i}"}) for i in range(n * 50, n * 50 + 3000)]
+            messages.append(({"id": 40000 + n}, {"id": 40000 + n, "v": "more"}))
+            kafka.produce_many(topic, messages)
+            last.update({m[0]["id"]: m[1]["v"] for m in messages})
+            if n == 3:      # other goes on while t is still being read
+                db.wait("SELECT v LIKE '3.%' OR NOT EXISTS (SELECT FROM kafka.subscription_rebuild) FROM other WHERE id = 2500")
+        rebuilt(db)
+    assert reader.wrong == []
+    assert dict(db.q("SELECT id, v FROM t")) == last
+    assert dict(db.q("SELECT id, v FROM other")) == last
+
+
+def test_hydrate(db, kafka):
+    """A new target of a subscription that has moved is filled from the beginning, then joins; several one after the other."""
+    topic = kafka.create_topic(partitions=2)
+    for name in ("t", "u", "w"):
+        table(db, name=name)
+    kafka.produce_many(topic, rows(5000))
+    subscribe(db, topic, "t")
+    db.wait_for_subscription("s")
+    add_target(db, "u")
+    add_target(db, "w")
+    kafka.produce_many(topic, rows(1000, 4500, "later{}"))
+    rebuilt(db)
+    expected = db.q("SELECT * FROM t ORDER BY id")
+    assert len(expected) == 5500
+    for name in ("u", "w"):
+        assert db.q(f"SELECT * FROM {name} ORDER BY id") == expected
+    kafka.produce_many(topic, rows(5, 6000))
+    db.wait_for_subscription("s")
+    assert db.value("SELECT count(*) FROM w") == 5505
+
+
+def test_published_target_gets_the_difference(db, kafka):
+    """Subscribers of the target see what differs as row changes, and nothing of the copy; the table's file stays."""
+    topic = kafka.create_topic()
+    table(db, "id int PRIMARY KEY, v text, j json, n numeric")
+    db.q("CREATE PUBLICATION pub FOR ALL TABLES")
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "v": f"v{i}", "j": {"a": i}, "n": 1}) for i in range(2000)] + rows(50, 0, "second{}"))
+    subscribe(db, topic, "t")
+    db.wait_for_subscription("s")
+    expected = db.q("SELECT id, v, j::text, n FROM t ORDER BY id")
+    db.q("DELETE FROM t WHERE id = 7; UPDATE t SET v = 'wrong' WHERE id = 8; UPDATE t SET j = '{\"a\": 0}' WHERE id = 9;"
+         "UPDATE t SET n = 1.00 WHERE id = 1200; INSERT INTO t VALUES (9999, 'extra')")
+    slot = f"slot_{db.name}"
+    db.q("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", slot)
+    file = storage(db)
+    rebuild(db)
+    rebuilt(db)
+    assert storage(db) == file
+    assert db.q("SELECT id, v, j::text, n FROM t ORDER BY id") == expected
+    changes = [row[0] for row in db.q("SELECT data FROM pg_logical_slot_get_changes(%s, NULL, NULL)", slot)]
+    seen = sorted(c.split("[integer]")[0] + "/" + c.split("id[integer]:")[1].split()[0] for c in changes if c.startswith("table public.t:"))
+    assert seen == ["table public.t: DELETE: id/9999", "table public.t: INSERT: id/7", "table public.t: UPDATE: id/1200",
+                    "table public.t: UPDATE: id/8", "table public.t: UPDATE: id/9"]
+    assert [c for c in changes if "kafka.rebuild_" in c and "rebuild_position" not in c] == []
+
+
+def test_foreign_keys_triggers_partitions(db, kafka):
+    """Tables that are more than their files get the difference: both sides of a foreign key at once, triggers fire."""
+    topic = kafka.create_topic()
+    db.q("""CREATE TABLE parent (id int PRIMARY KEY, v text UNIQUE);
+            CREATE TABLE child (id int PRIMARY KEY REFERENCES parent, v text);
+            CREATE TABLE parts (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+            CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (50);
+            CREATE TABLE high PARTITION OF parts FOR VALUES FROM (50) TO (1000);
+            CREATE TABLE fixed (id int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY, v text);
+            CREATE TABLE log (op text, id int);
+            CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+               $$ BEGIN INSERT INTO public.log VALUES (TG_OP, coalesce(NEW.id, OLD.id)); RETURN NULL; END $$""")
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "v": f"v{i}", "n": 1000 + i}) for i in range(100)])
+    subscribe(db, topic, "parent", options={"ignore_unknown_columns": True} if False else {})
+    for name in ("child", "parts", "fixed"):
+        add_target(db, name, hydrate=False)
+    db.wait_for_subscription("s")
+    names = ("parent", "child", "parts", "fixed")
+    expected = [db.q(f"SELECT * FROM {name} ORDER BY id") for name in names]
+    assert all(len(e) == 100 for e in expected)
+    # in parent, two rows have exchanged their unique values
+    db.q("""DELETE FROM child WHERE id < 10; DELETE FROM parent WHERE id < 10; INSERT INTO parent VALUES (500, 'extra');
+            INSERT INTO child VALUES (500, 'extra'); DELETE FROM parts WHERE id % 2 = 0; UPDATE fixed SET v = 'x' WHERE id < 5;
+            UPDATE parent SET v = 'tmp' WHERE id = 20; UPDATE parent SET v = 'v20' WHERE id = 21; UPDATE parent SET v = 'v21' WHERE id = 20;
+            DELETE FROM fixed WHERE id = 99; CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON parent FOR EACH ROW EXECUTE FUNCTION note()""")
+    rebuild(db)
+    rebuilt(db)
+    assert [db.q(f"SELECT * FROM {name} ORDER BY id") for name in names] == expected
+    assert db.value("SELECT count(*) FROM log") >= 13
+    assert db.value("SELECT count(DISTINCT id) FROM log") == 13
+
+
+def test_refused(db, kafka, make_db):
+    topic = kafka.create_topic(partitions=2)
+    table(db)
+    table(db, name="u")
+    kafka.produce_many(topic, rows(1000))
+    subscribe(db, topic, "t")
+    db.wait_for_subscription("s")
+    count = db.value("SELECT next_offset FROM kafka.subscription_position WHERE partition = 1")
+    with pytest.raises(psycopg.errors.UndefinedObject, match='"u" is not a target of subscription "s"'):
+        rebuild(db, target="u")
+    with pytest.raises(psycopg.errors.UndefinedObject, match='subscription "x" does not exist'):
+        rebuild(db, "x")
+    role = f"other_{db.name}"
+    db.q(f"CREATE ROLE {role}")
+    try:
+        with db.connect() as connection, pytest.raises(psycopg.errors.InsufficientPrivilege, match="must be owner"):
+            connection.execute(f"SET ROLE {role}")
+            connection.execute("SELECT kafka.rebuild_subscription('s')")
+    finally:
+        db.q(f"DROP ROLE {role}")
+    db.q("SELECT kafka.delete_records('kafka', %s, 1, 10)", topic)
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState,
+                       match=f'partition 1 of topic "{topic}" has lost its beginning: it starts at offset 10') as error:
+        rebuild(db)
+    assert "force => true" in error.value.diag.message_hint
+    rebuild(db, force=True)
+    rebuilt(db)
+    assert db.value("SELECT count(*) FROM t") == 990
+    assert db.value("SELECT next_offset FROM kafka.subscription_position WHERE partition = 1") == count
+    rebuild(db)         # what is left is what it begins with now
+    rebuilt(db)
+    assert db.value("SELECT count(*) FROM t") == 990
+
+
+def slow(db, kafka, n=20000, rate=10000, ddl="id int PRIMARY KEY, v text"):
+    """A subscription whose rebuild takes a while, and has begun."""
+    topic = kafka.create_topic(partitions=2)
+    table(db, ddl)
+    kafka.produce_many(topic, rows(n))
+    subscribe(db, topic, "t", options={"max_batch_rows": 500})
+    db.wait_for_subscription("s")
+    db.q("SELECT kafka.alter_subscription('s', jsonb_build_object('max_rows_per_second', %s::int))", rate)
+    db.q("DELETE FROM t WHERE id < 100")
+    rebuild(db)
+    db.wait("SELECT rebuild_done > 1000 FROM kafka.subscription_status")
+    return topic
+
+
+def unlimited(db):
+    db.q("SELECT kafka.alter_subscription('s', '{\"max_rows_per_second\": null}')")
+
+
+def test_progress_pause_again(db, kafka):
+    slow(db, kafka)
+    done, total, state = progress(db)
+    assert 1000 < done <= total == 20000 and state == "rebuilding"
+    assert db.value("SELECT kafka.wait_for_subscription('s', '0.1 s')") is False
+    assert db.value("SELECT count(*) FROM t") == 19900
+    with db.connect() as connection:
+        notices = []
+        connection.add_notice_handler(lambda d: notices.append(d.message_primary))
+        connection.execute("SELECT kafka.rebuild_subscription('s')")
+        assert notices == ['table "t" is being read from the log already']
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="is being rebuilt"):
+        db.q("SELECT kafka.seek_subscription('s', 'latest')")
+    db.q("SELECT kafka.pause_subscription('s')")
+    db.wait("SELECT pid IS NULL FROM kafka.subscription_status")
+    paused = progress(db)
+    assert paused[0] >= done and paused[2] == "paused"
+    db.q("SELECT kafka.resume_subscription('s')")
+    db.wait("SELECT rebuild_done > %s FROM kafka.subscription_status", paused[0])
+    rebuild(db, force=True)         # begins anew
+    db.wait("SELECT rebuild_done < %s FROM kafka.subscription_status", paused[0])
+    unlimited(db)
+    rebuilt(db)
+    assert db.value("SELECT count(*) FROM t") == 20000
+    assert progress(db)[:2] == (None, None)
+
+
+def test_target_altered_meanwhile(db, kafka):
+    """The copy does not fit any more: the rebuild begins anew, and ends with the new definition."""
+    slow(db, kafka, ddl="id int PRIMARY KEY, v text, w int DEFAULT 1")
+    db.q("ALTER TABLE t DROP COLUMN w, ADD COLUMN x int DEFAULT 5; CREATE INDEX ON t (x)")
+    unlimited(db)
+    rebuilt(db)
+    assert db.q("SELECT count(*), sum(x) FROM t") == [(20000, 100000)]
+
+
+def test_target_dropped_meanwhile(db, kafka):
+    slow(db, kafka)
+    db.q("DROP TABLE t")            # its copy is not in the way
+    assert "does not exist any more" in db.wait_state("subscription", "s", "error")["last_error"]
+    db.q("SELECT kafka.drop_subscription('s')")
+
+
+def test_dropped_meanwhile(db, kafka):
+    """Nothing is left of the copy when the subscription goes, or the extension."""
+    slow(db, kafka, 5000, 5000)
+    db.q("SELECT kafka.drop_subscription('s')")
+    leftovers = "SELECT relname FROM pg_class WHERE relname ~ '^rebuild_\\d'"
+    assert db.q(leftovers) == []
+    db.q("DROP TABLE t")
+    slow(db, kafka, 5000, 5000)
+    assert len(db.q(leftovers)) > 0
+    db.q("DROP EXTENSION pg_kafka_sync CASCADE")
+    assert db.q(leftovers) == []
+
+
+def test_message_that_cannot_be_read_again(db, kafka):
+    topic = kafka.create_topic()
+    table(db, "id int PRIMARY KEY, v int")
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "v": i}) for i in range(100)])
+    subscribe(db, topic, "t")
+    db.wait_for_subscription("s")
+    db.q("ALTER TABLE t ADD CHECK (v <> 50) NOT VALID")
+    rebuild(db)
+    row = db.wait_state("subscription", "s", "error")
+    assert f'message at topic "{topic}", partition 0, offset 50 cannot be applied' in row["last_error"]
+    assert db.value("SELECT count(*) FROM t") == 100
+    db.q("SELECT kafka.seek_subscription('s', %s)", json.dumps({topic: {"0": 51}}))
+    rebuilt(db)
+    assert db.value("SELECT count(*) FROM t") == 99
+    assert db.value("SELECT next_offset FROM kafka.subscription_position") == 100
+
+
+def test_after_a_gap(db, kafka):
+    """The way out when the log is another one: a rebuild from what it holds."""
+    topic = kafka.create_topic()
+    table(db)
+    kafka.produce_many(topic, rows(100))
+    subscribe(db, topic, "t")
+    db.wait_for_subscription("s")
+    kafka.delete_topic(topic)
+    kafka.create_topic(topic)
+    kafka.produce_many(topic, rows(30, 1000))
+    assert "rebuild_subscription" in db.wait_state("subscription", "s", "error", 60)["last_error"]
+    rebuild(db)
+    rebuilt(db)
+    assert db.one("SELECT count(*), min(id) FROM t") == (30, 1000)
