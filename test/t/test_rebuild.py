@@ -1,12 +1,13 @@
 """kafka.rebuild_subscription: targets are read again from the log; readers see the old rows until the new ones are complete."""
 
 import json
+import tempfile
 import threading
 
 import psycopg
 import pytest
 
-from conftest import wait_until
+from conftest import _run, wait_until
 from test_subscription import subscribe, table
 
 
@@ -316,7 +317,7 @@ def test_foreign_keys_triggers_partitions(db, kafka):
             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
                $$ BEGIN INSERT INTO public.log VALUES (TG_OP, coalesce(NEW.id, OLD.id)); RETURN NULL; END $$""")
     kafka.produce_many(topic, [({"id": i}, {"id": i, "v": f"v{i}", "n": 1000 + i}) for i in range(100)])
-    subscribe(db, topic, "parent", options={"ignore_unknown_columns": True} if False else {})
+    subscribe(db, topic, "parent", options={"ignore_unknown_columns": True})
     for name in ("child", "parts", "fixed"):
         add_target(db, name, hydrate=False)
     db.wait_for_subscription("s")
@@ -425,7 +426,7 @@ def test_target_altered_meanwhile(db, kafka):
 
 def test_target_dropped_meanwhile(db, kafka):
     slow(db, kafka)
-    db.q("DROP TABLE t")            # its copy is not in the way
+    db.q("DROP TABLE t CASCADE")    # its copy is not in the way
     assert "does not exist any more" in db.wait_state("subscription", "s", "error")["last_error"]
     db.q("SELECT kafka.drop_subscription('s')")
 
@@ -474,3 +475,68 @@ def test_after_a_gap(db, kafka):
     rebuild(db)
     rebuilt(db)
     assert db.one("SELECT count(*), min(id) FROM t") == (30, 1000)
+
+
+@pytest.fixture
+def own(private_cluster, kafka):
+    """A database of a cluster that may be crashed."""
+    db = private_cluster.create_database()
+    db.create_server(kafka)
+    return db
+
+
+def kill_worker(db):
+    """kill -9, and waits until the server has restarted itself."""
+    ready = "database system is ready to accept connections"
+    starts = db.cluster.log().count(ready)
+    db.cluster.kill_worker(wait_until(lambda: db.cluster.worker_pids("pg_kafka_sync subscription", db.name))[0])
+    db.close()
+    wait_until(lambda: db.cluster.log().count(ready) > starts, 60, what="the restart after a crash")
+
+
+def test_killed_in_the_middle(own, kafka):
+    """It goes on where it was, whenever that is; the crash leaves neither a gap nor a copy behind."""
+    topic = slow(own, kafka, 30000, 15000)
+    own.q("CREATE INDEX ON t (v)")
+    before = 0
+    for reached in (6000, 18000):
+        own.wait("SELECT rebuild_done > %s FROM kafka.subscription_status", reached)
+        before = progress(own)[0]
+        kill_worker(own)
+        done = progress(own)[0]
+        assert done > before - 8000, "what was committed asynchronously may be lost, and is read again; not all of it"
+        assert own.value("SELECT count(*) FROM t") == 29900
+    kafka.produce_many(topic, rows(100, 40000))
+    # and at the very end, when only a snapshot is waited for
+    unlimited(own)
+    old = own.connect(autocommit=False)
+    old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    old.execute("SELECT 1 FROM pg_class LIMIT 1")
+    own.wait("SELECT detail = 'transactions that began earlier are waited for' FROM kafka.subscription_status", timeout=60)
+    kill_worker(own)
+    old.close()
+    assert own.value("SELECT count(*) FROM t") == 29900
+    rebuilt(own)
+    assert own.one("SELECT count(*), count(DISTINCT v) FROM t") == (30100, 30100)
+    own.q("CREATE EXTENSION amcheck; SELECT bt_index_parent_check(indexrelid, true, true) FROM pg_index WHERE indrelid = 't'::regclass")
+    own.cluster.crash()
+    own.cluster.start()
+    assert own.value("SELECT count(*) FROM t") == 30100
+
+
+def test_dump_in_the_middle(db, kafka, make_db):
+    """A restored database knows that the target was being rebuilt, and does that anew when it is resumed."""
+    slow(db, kafka, 10000, 4000)
+    programs = db.value("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
+    dump = _run(f"{programs}/pg_dump", db.cluster.dsn(db.name))
+    copy = make_db(extension=False)
+    with tempfile.NamedTemporaryFile("w") as script:
+        script.write(dump)
+        script.flush()
+        _run(f"{programs}/psql", "-qX", "-v", "ON_ERROR_STOP=1", "-f", script.name, copy.cluster.dsn(copy.name))
+    assert copy.value("SELECT state FROM kafka.subscription_status") == "paused"
+    assert copy.value("SELECT count(*) FROM t") == 9900
+    copy.q("SELECT kafka.resume_subscription('s')")
+    copy.q("SELECT kafka.alter_subscription('s', '{\"max_rows_per_second\": null}')")
+    rebuilt(copy)
+    assert copy.value("SELECT count(*) FROM t") == 10000
