@@ -128,9 +128,9 @@ create_feeds(Subscriber *s, int nlive)
 
 /* Waits for nothing but the end: the launcher starts a worker anew when the definition changes. */
 static void
-wait_for_end(const char *why)
+wait_for_end(KsWorkerState state, const char *why)
 {
-	ks_worker_set_state(KS_STATE_WAITING, why);
+	ks_worker_set_state(state, why);
 	for (;;)
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1,
@@ -267,9 +267,12 @@ subscription_body(void)
 	if (!load_definition(s))
 		return;					/* dropped meanwhile */
 	if (s->subscription->targets == NIL)
-		wait_for_end("it has no target");
+		wait_for_end(KS_STATE_WAITING, "it has no target");
 	if (s->rebuild && ks_my_worker->ordinal > 0)
-		wait_for_end("the first worker reads targets again");
+	{
+		pg_atomic_write_u64(&ks_my_worker->lag_messages, 0);
+		wait_for_end(KS_STATE_REBUILDING, NULL);	/* the first worker does it all */
+	}
 	set_session(s->subscription);
 	ks_apply_setup_origin(s->subscription);
 	targets = palloc(sizeof(KsApplyTarget) * list_length(s->subscription->targets));
