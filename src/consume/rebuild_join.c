@@ -3,7 +3,8 @@
  *
  * Files are exchanged where that loses nothing, after every snapshot is gone that does not see all that was written to the
  * shadow, and under a lock that is asked for only shortly at a time, so that readers hardly queue behind it.  Where that
- * cannot be had within half a minute, and where others must see row changes, the difference is applied instead.
+ * cannot be had in time (pg_kafka_sync.rebuild_wait), and where others must see row changes, the difference is applied
+ * instead.
  */
 #include "postgres.h"
 
@@ -28,7 +29,6 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#define GIVE_UP_MS 30000
 #define TRY_EVERY_MS 300
 
 /* What one attempt found. */
@@ -353,7 +353,7 @@ ks_rebuild_join(KsRebuild *r)
 
 	if (r->give_up == 0)
 	{
-		r->give_up = TimestampTzPlusMilliseconds(now, GIVE_UP_MS);
+		r->give_up = TimestampTzPlusMilliseconds(now, ks_guc_rebuild_wait * INT64CONST(1000));
 		qsort(r->targets, r->ntargets, sizeof(KsRebuildTarget), by_relid);
 	}
 	if (now < r->next_try)

@@ -471,6 +471,24 @@ def test_after_a_gap(db, kafka):
     assert db.one("SELECT count(*), min(id) FROM t") == (30, 1000)
 
 
+def test_difference_when_readers_never_leave(db, kafka):
+    topic = kafka.create_topic()
+    table(db)
+    kafka.produce_many(topic, rows(1000))
+    db.q(f'ALTER DATABASE "{db.name}" SET pg_kafka_sync.rebuild_wait = \'1 s\'')
+    subscribe(db, topic, "t")
+    db.wait_for_subscription("s")
+    file = storage(db)
+    db.q("DELETE FROM t WHERE id < 10")
+    with db.connect(autocommit=False) as old:
+        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        assert old.execute("SELECT count(*) FROM t").fetchone()[0] == 990
+        rebuild(db)
+        rebuilt(db)
+        assert db.value("SELECT count(*) FROM t") == 1000 and storage(db) == file
+        assert old.execute("SELECT count(*) FROM t").fetchone()[0] == 990
+
+
 @pytest.fixture
 def own(private_cluster, kafka):
     """A database of a cluster that may be crashed."""
