@@ -111,7 +111,11 @@ SELECT s.name,
        w.started_at,
        s.workers,
        w.pids,
-       (SELECT count(*) FROM kafka.dead_letter d WHERE d.subscription_id = s.id) AS dead_letters
+       (SELECT count(*) FROM kafka.dead_letter d WHERE d.subscription_id = s.id) AS dead_letters,
+       (SELECT sum(r.next_offset - r.start_offset)
+          FROM kafka.rebuild_position r WHERE r.subscription_id = s.id)::bigint AS rebuild_done,
+       (SELECT sum(greatest(r.end_offset, r.next_offset) - r.start_offset)
+          FROM kafka.rebuild_position r WHERE r.subscription_id = s.id)::bigint AS rebuild_total
   FROM kafka.subscription s
  CROSS JOIN LATERAL (
         -- one row per worker that it should have; "x" may be missing, as long as the launcher has not come to it
@@ -147,7 +151,7 @@ SELECT s.name,
        ) w
  WHERE pg_has_role(s.owner::oid, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW kafka.subscription_status IS
-    'One row per subscription. state: starting | waiting | streaming | paused | retrying | error, the worst of its workers; lag is in messages, up to the last stable offsets; rows and bytes count messages applied since the server started; pid is that of the first worker, pids are those of all; dead_letters are the rows of kafka.dead_letter.';
+    'One row per subscription. state: starting | waiting | streaming | rebuilding | paused | retrying | error, the worst of its workers; lag is in messages, up to the last stable offsets; rows and bytes count messages applied since the server started; pid is that of the first worker, pids are those of all; dead_letters are the rows of kafka.dead_letter; rebuild_done of rebuild_total messages are read again, NULL when none are.';
 
 CREATE VIEW kafka.subscription_targets WITH (security_barrier) AS
 SELECT s.name AS subscription,

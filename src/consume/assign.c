@@ -385,6 +385,17 @@ to_compare(const KsOffset *o)
 }
 
 /*
+ * Where to begin reading a partition again: where it was begun at first, but at the beginning of a log that is another
+ * one, or, if that was accepted, that has lost more.
+ */
+static void
+find_beginning(KsConsumer *c, KsOffset *o)
+{
+	if (o->stored < o->low ? c->lenient : o->stored > o->high && (c->lenient || o->low == 0))
+		ks_offsets_move(c->offsets, o, o->low);
+}
+
+/*
  * Holds the stored position of every partition that is not verified against the log.  Nothing is assigned meanwhile.
  * False: no answer.
  */
@@ -404,6 +415,8 @@ verify(KsConsumer *c)
 
 		if (!o->exists || o->verified)
 			continue;
+		if (c->rebuild && o->last_offset < 0)
+			find_beginning(c, o);
 		if (o->stored < o->low)
 			ks_consumer_gap(c, o, psprintf("the log begins at offset " INT64_FORMAT " only", o->low));
 		if (o->stored > o->high)

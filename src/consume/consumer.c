@@ -12,6 +12,7 @@
 #include "control/worker.h"
 #include "event/event.h"
 #include "storage/ipc.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -169,7 +170,8 @@ handle_error(KsConsumer *c, rd_kafka_event_t *event)
 			{
 				if (o->stable < 0)
 					c->first_end = true;
-				o->read = position;
+				o->read = Min(position, o->stop);
+				o->eof = position;
 				ks_offset_note_end(o, position);
 				o->high = Max(o->high, position);
 			}
@@ -314,6 +316,12 @@ take_message(KsConsumer *c, rd_kafka_event_t *event)
 	o = ks_offsets_find(c->offsets, rd_kafka_topic_name(rkm->rkt), rkm->partition);
 	if (o == NULL || !o->assigned || rkm->offset < o->read)
 		return false;
+	if (rkm->offset >= o->stop)
+	{
+		/* in order: what lies before it has come, or is not there */
+		o->read = o->stop;
+		return false;
+	}
 	c->event = event;			/* should this be the end of us */
 	ks_gaps_check_unread(c, o, c->polled_at);
 	c->event = NULL;

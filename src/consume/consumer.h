@@ -44,6 +44,8 @@ typedef struct KsConsumer
 	rd_kafka_event_t *event;	/* being handled */
 	bool		fresh_ends;		/* log ends were refreshed since the flag was cleared */
 	bool		first_end;		/* likewise, an end was found that was not known before */
+	bool		rebuild;		/* reads again what was read before, */
+	bool		lenient;		/* and may begin later than that did, where the log does */
 } KsConsumer;
 
 /* Makes the client handles. ERROR as ks_client_create. */

@@ -50,7 +50,8 @@ add_entry(KsOffsets *offsets, const char *topic, int32 partition, int64 start)
 	o->last_offset = -1;
 	o->last_timestamp_ms = -1;
 	o->anchor_offset = -1;
-	o->low = o->high = o->stable = -1;
+	o->low = o->high = o->stable = o->eof = -1;
+	o->stop = PG_INT64_MAX;
 	o->reported = o->reported_stable = o->reported_high = -2;
 	if (offsets->count == offsets->capacity)
 	{
@@ -205,6 +206,31 @@ ks_offsets_add(KsOffsets *offsets, const char *topic, int32 partition, int64 sta
 	if (added == NULL)
 		elog(ERROR, "could not read kafka.%s", offsets->table);
 	return added;
+}
+
+/* See offsets.h. */
+void
+ks_offsets_move(KsOffsets *offsets, KsOffset *o, int64 start)
+{
+	Oid			types[4] = {INT8OID, TEXTOID, INT4OID, INT8OID};
+	Datum		values[4];
+	MemoryContext old = CurrentMemoryContext;
+
+	Assert(o->stored == o->read);
+	StartTransactionCommand();
+	ks_subscription_lock(offsets->subscription_id, false);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	values[0] = Int64GetDatum(offsets->subscription_id);
+	values[1] = CStringGetTextDatum(o->topic);
+	values[2] = Int32GetDatum(o->partition);
+	values[3] = Int64GetDatum(start);
+	(void) ks_catalog_execute(psprintf("UPDATE kafka.%s SET next_offset = $4, start_offset = $4 "
+									   "WHERE subscription_id = $1 AND topic = $2 AND partition = $3", offsets->table),
+							  4, types, values, NULL);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(old);
+	o->stored = o->read = start;
 }
 
 /* See offsets.h. */

@@ -54,6 +54,10 @@ typedef struct KsOffset
 		uint32		checksum;
 	}			anchor_next;	/* becomes the anchor if that is found unchanged */
 
+	int64		goal;			/* rebuild: what is read before it looks at the log's end again */
+	int64		eof;			/* where the log ended when its end was last met, -1 = not yet */
+	int64		stop;			/* nothing at or after this is read; PG_INT64_MAX: no such bound */
+
 	int			shorter;		/* times in a row that the log ended before what was read */
 
 	bool		exists;			/* in the cluster, at the last look */
@@ -81,9 +85,12 @@ typedef struct KsOffsets
 /* Which of the workers of a subscription reads a partition: the partitions of each topic go round. */
 extern int32 ks_partition_worker(const char *topic, int32 partition, int32 workers);
 #define KS_LIVE_POSITIONS "subscription_position"
+#define KS_REBUILD_POSITIONS "rebuild_position"
 
 /* Reads the positions of a worker's partitions from a table; call inside a transaction. Lives in CurrentMemoryContext. */
 extern KsOffsets *ks_offsets_load(int64 subscription_id, const char *table, int32 ordinal, int32 workers);
+/* Moves a partition of which nothing was read yet, in memory and (in a transaction of its own) in the table. */
+extern void ks_offsets_move(KsOffsets *offsets, KsOffset *offset, int64 start);
 /* Returns the entry of a partition, NULL if there is none. */
 extern KsOffset *ks_offsets_find(KsOffsets *offsets, const char *topic, int32 partition);
 /*

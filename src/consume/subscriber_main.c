@@ -1,19 +1,18 @@
 /*
- * subscriber_main.c: the worker of a subscription: consume, parse, apply.
+ * subscriber_main.c: the worker of a subscription: a feed (feed.c) into its targets, and another one beside it while
+ * some of them are read again (rebuild.c).
  *
- *   consumer (messages in order, per partition) -> apply (rows and offsets in one transaction) -> release
- *
- * The loop takes what has arrived, applies it, and waits on its latch and the consumer's queue when there is nothing.
+ * The loop has each do a little in turn, so that neither keeps the other waiting for long, and waits on its latch and the
+ * consumer's queue when there is nothing.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "apply/apply.h"
 #include "compat/pg_compat.h"
-#include "consume/consumer.h"
+#include "consume/feed.h"
 #include "consume/log_ends.h"
 #include "consume/offsets.h"
-#include "consume/problems.h"
+#include "consume/rebuild.h"
 #include "control/catalog.h"
 #include "control/target_view.h"
 #include "control/worker.h"
@@ -26,9 +25,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#define BATCH_BYTES (8 * 1024 * 1024)
 #define IDLE_WAIT_MS 1000
-#define RETRY_WAIT_MS 200
+#define BESIDE_WAIT_MS 10		/* with two feeds, of which only one can be waited for */
 #define REPORT_EVERY_MS 100
 
 PGDLLEXPORT void ks_subscription_main(Datum main_arg);
@@ -37,50 +35,14 @@ typedef struct Subscriber
 {
 	KsSubscription *subscription;
 	KsOffsets  *offsets;
-	KsConsumer *consumer;
-	KsApply    *apply;
-	int			max_rows;
-	TimestampTz batch_since;	/* when the oldest message that waits came in; 0 = none */
-	TimestampTz not_before;		/* pause: rate limit, or something that is waited for */
-	bool		holding;		/* messages wait for others' rows */
+	KsFeed	   *feed;			/* NULL: there is no target that it could write now */
+	KsRebuild  *rebuild;		/* NULL: nothing is read again */
+	TimestampTz pace;
 	TimestampTz next_report;
-	bool		report_due;
-	uint64		skipped_truncates;
-	uint64		retry_requests; /* that were looked after */
-	bool		retry_due;		/* dead letters may wait to be retried */
-	TimestampTz retry_not_before;
+	uint64		reported_commits;
 } Subscriber;
 
 static Subscriber *self;
-
-/* KsPositions: what a transaction covers. */
-static void
-stage(void *arg, int from, int count, bool all)
-{
-	Subscriber *s = arg;
-
-	for (int i = from; i < from + count; i++)
-		ks_offsets_stage(s->consumer->owners[i], &s->consumer->messages[i]);
-	if (all)
-		for (int i = 0; i < s->offsets->count; i++)
-			ks_offsets_stage_step(s->offsets->items[i], s->offsets->items[i]->read);
-}
-
-static bool
-write_positions(void *arg)
-{
-	Subscriber *s = arg;
-
-	return !ks_offsets_staged(s->offsets) || ks_offsets_write(s->offsets);
-}
-
-static void
-finish(void *arg, bool committed)
-{
-	Subscriber *s = arg;
-
-	ks_offsets_finish(s->offsets, committed);
-}
 
 /* Settings of the session that come with the subscription, and those that make its transactions cheap. */
 static void
@@ -96,9 +58,9 @@ set_session(const KsSubscription *s)
 	ks_converter_fix_settings();
 }
 
-/* Reads the definition and the positions. False: it is gone, or has no target to move for. */
+/* Reads the definition, and what is to be read again. False: it is gone. */
 static bool
-load(Subscriber *s)
+load_definition(Subscriber *s)
 {
 	MemoryContext old = CurrentMemoryContext;
 	ListCell   *lc;
@@ -110,27 +72,66 @@ load(Subscriber *s)
 	if (s->subscription && ks_my_worker->ordinal >= s->subscription->workers)
 		s->subscription = NULL; /* it has fewer workers by now */
 	if (s->subscription)
-	{
-		const KsServer *server = ks_server_open(NameStr(s->subscription->server), s->subscription->owner);
-
 		foreach(lc, s->subscription->targets)
 			ks_target_view_require(lfirst(lc), NameStr(s->subscription->name));
-		s->offsets = ks_offsets_load(s->subscription->id, KS_LIVE_POSITIONS, ks_my_worker->ordinal,
-									 s->subscription->workers);
-		if (s->subscription->targets != NIL)
-			s->consumer = ks_consumer_create(s->subscription, server, s->offsets);
-	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
+	if (s->subscription)
+		s->rebuild = ks_rebuild_load(s->subscription, ks_my_worker->ordinal == 0);
 	return s->subscription != NULL;
+}
+
+/* Targets that are written in the ordinary way: all that are not read again. */
+static int
+live_targets(const Subscriber *s, KsApplyTarget *targets)
+{
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, s->subscription->targets)
+	{
+		const KsTarget *t = lfirst(lc);
+
+		if (s->rebuild && ks_rebuild_covers(s->rebuild, t->relid))
+			continue;
+		targets[n].target = t;
+		targets[n++].relid = t->relid;
+	}
+	return n;
+}
+
+/* Reads the positions and makes the feeds. */
+static void
+create_feeds(Subscriber *s, int nlive)
+{
+	MemoryContext old = CurrentMemoryContext;
+	const KsServer *server;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(TopMemoryContext);
+	server = ks_server_open(NameStr(s->subscription->server), s->subscription->owner);
+	/* while something is read again, the first worker does the work of all */
+	s->offsets = ks_offsets_load(s->subscription->id, KS_LIVE_POSITIONS, ks_my_worker->ordinal,
+								 s->rebuild ? 1 : s->subscription->workers);
+	if (nlive > 0)
+	{
+		s->feed = ks_feed_create(s->subscription, server, s->offsets, &s->pace);
+		s->feed->retries = true;
+	}
+	if (s->rebuild)
+		ks_rebuild_create_feed(s->rebuild, server, &s->pace);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(old);
 }
 
 /* Waits for nothing but the end: the launcher starts a worker anew when the definition changes. */
 static void
-wait_for_end(const char *why)
+wait_for_end(KsWorkerState state, const char *why)
 {
-	ks_worker_set_state(KS_STATE_WAITING, why);
+	ks_worker_set_state(state, why);
 	for (;;)
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1,
@@ -140,267 +141,117 @@ wait_for_end(const char *why)
 	}
 }
 
-/* Publishes positions and log ends, now and then. */
+/* Publishes the position and the ends of a partition. */
 static void
-report(Subscriber *s)
+report_partition(KsOffset *o, int64 stored)
+{
+	int64		stable = o->stable < 0 ? -1 : Max(o->stable, stored);
+	int64		high = o->high < 0 ? -1 : Max(o->high, stored);
+
+	if (o->reported == stored && o->reported_stable == stable && o->reported_high == high)
+		return;
+	ks_partition_report(o->topic, o->partition, stored, high, stable);
+	o->reported = stored;
+	o->reported_stable = stable;
+	o->reported_high = high;
+}
+
+/* Publishes positions and log ends, now and then.  Returns milliseconds until it is to be called again, at most "ms". */
+static long
+report(Subscriber *s, long ms)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	KsFeed	   *f = s->feed ? s->feed : s->rebuild->feed;
+	uint64		commits = f->commits;
+	uint64		lag;
 
-	if (s->consumer->fresh_ends)
+	if (f->consumer->fresh_ends)
 	{
-		s->consumer->fresh_ends = false;
+		f->consumer->fresh_ends = false;
 		pg_atomic_write_u64(&ks_my_worker->fetched_at, (uint64) now);
-		s->report_due = true;
+		s->reported_commits = PG_UINT64_MAX;
 	}
-	if (s->consumer->first_end)
-		s->report_due = true;
-	s->consumer->first_end = false;
-	if (!s->report_due || now < s->next_report)
-		return;
-	s->report_due = false;
+	if (f->consumer->first_end)
+		s->reported_commits = PG_UINT64_MAX;
+	f->consumer->first_end = false;
+	if (s->reported_commits == commits)
+		return ms;
+	if (now < s->next_report)
+		return Min(ms, TimestampDifferenceMilliseconds(now, s->next_report) + 1);
+	s->reported_commits = commits;
 	s->next_report = TimestampTzPlusMilliseconds(now, REPORT_EVERY_MS);
-	for (int i = 0; i < s->offsets->count; i++)
+	for (int i = 0; i < f->offsets->count; i++)
 	{
-		KsOffset   *o = s->offsets->items[i];
-		int64		stable = o->stable < 0 ? -1 : Max(o->stable, o->stored);
-		int64		high = o->high < 0 ? -1 : Max(o->high, o->stored);
+		KsOffset   *o = f->offsets->items[i];
+		KsOffset   *live = s->feed ? o : ks_offsets_find(s->offsets, o->topic, o->partition);
 
-		if (o->reported == o->stored && o->reported_stable == stable && o->reported_high == high)
-			continue;
-		ks_partition_report(o->topic, o->partition, o->stored, high, stable);
-		o->reported = o->stored;
-		o->reported_stable = stable;
-		o->reported_high = high;
+		report_partition(o, live ? live->stored : 0);
 	}
-	pg_atomic_write_u64(&ks_my_worker->lag_messages, ks_log_ends_lag(s->offsets));
+	lag = ks_log_ends_lag(f->offsets);
+	pg_atomic_write_u64(&ks_my_worker->lag_messages, lag);
 	/* nothing left to do: whatever went wrong before is over */
-	if (ks_my_worker->failures > 0 && pg_atomic_read_u64(&ks_my_worker->lag_messages) == 0)
+	if (ks_my_worker->failures > 0 && lag == 0 && s->rebuild == NULL)
 		ks_worker_progress();
+	return ms;
 }
 
 /* Sets the state that status views show. */
 static void
-show_state(Subscriber *s)
+show_state(const Subscriber *s)
 {
-	KsConsumer *c = s->consumer;
 	char		detail[KS_DETAIL_SIZE];
 
-	if (!c->connected)
-	{
-		snprintf(detail, sizeof(detail), "cannot read from Kafka: %s",
-				 c->client->last_error[0] ? c->client->last_error : "no broker is connected");
+	if ((s->feed && ks_feed_trouble(s->feed, detail)) ||
+		(s->rebuild && ks_feed_trouble(s->rebuild->feed, detail)))
 		ks_worker_set_state(KS_STATE_RETRYING, detail);
-	}
-	else if (c->missing[0])
-	{
-		snprintf(detail, sizeof(detail), "topic \"%s\" does not exist", c->missing);
-		ks_worker_set_state(KS_STATE_RETRYING, detail);
-	}
-	else if (s->holding)
-		ks_worker_set_state(KS_STATE_RETRYING, "a message waits for a row that it refers to, or for a lock");
+	else if (s->rebuild)
+		ks_worker_set_state(KS_STATE_REBUILDING, s->rebuild->detail);
 	else
 		ks_worker_set_state(KS_STATE_STREAMING, NULL);
 }
 
-/* Messages per second that this worker may apply, 0 = any number: those that have partitions share the subscription's. */
-static int64
-rate_limit(const Subscriber *s)
-{
-	int64		rate = s->subscription->options->int_value[KS_OPT_MAX_ROWS_PER_SECOND];
-
-	return rate == 0 ? 0 : Max(rate / s->consumer->busy_workers, 1);
-}
-
-/* Counters and problems after a commit. */
+/* Waits for messages of the feed that reads now, the latch, or so long. */
 static void
-account(Subscriber *s, int messages, Size bytes)
+wait(Subscriber *s, long ms)
 {
-	int64		rate = rate_limit(s);
-
-	pg_atomic_fetch_add_u64(&ks_my_worker->rows, messages);
-	pg_atomic_fetch_add_u64(&ks_my_worker->bytes, bytes);
-	pg_atomic_write_u64(&ks_my_worker->last_commit_time, (uint64) GetCurrentTimestamp());
-	if (s->apply->skipped_truncates > s->skipped_truncates)
+	if (s->rebuild && s->rebuild->stage == KS_REBUILD_JOIN)
 	{
-		char		text[KS_DETAIL_SIZE];
-
-		s->skipped_truncates = s->apply->skipped_truncates;
-		pg_atomic_write_u64(&ks_my_worker->skipped_truncates, s->skipped_truncates);
-		snprintf(text, sizeof(text), "%llu truncate events were not applied: they have no place among the rows of "
-				 "several partitions; empty the target by hand", (unsigned long long) s->skipped_truncates);
-		ks_worker_set_problem(KS_PROBLEM_TRUNCATE, text);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms, ks_wait_event("KafkaRebuildJoin"));
+		ResetLatch(MyLatch);
 	}
-	if (rate > 0 && messages > 0)
-	{
-		TimestampTz now = GetCurrentTimestamp();
-
-		s->not_before = Max(s->not_before, now - USECS_PER_SEC / 10) + (TimestampTz) (messages * 1000000.0 / rate);
-	}
-	s->report_due = true;
-	ks_worker_progress();
-}
-
-/* Has some partition been stepped over without a message? */
-static bool
-stepped(Subscriber *s)
-{
-	for (int i = 0; i < s->offsets->count; i++)
-		if (s->offsets->items[i]->read > s->offsets->items[i]->stored)
-			return true;
-	return false;
-}
-
-/* Is it time to apply what has been collected? */
-static bool
-ripe(Subscriber *s, bool more)
-{
-	KsConsumer *c = s->consumer;
-	int64		wait = s->subscription->options->int_value[KS_OPT_MAX_BATCH_WAIT];
-
-	if (c->count == 0)
-		return stepped(s);
-	if (more || wait == 0 || s->holding)
-		return true;
-	return TimestampDifferenceExceeds(s->batch_since, GetCurrentTimestamp(), wait);
-}
-
-/* Applies what has been collected. False: the positions were moved by somebody else. */
-static bool
-apply_collected(Subscriber *s)
-{
-	KsConsumer *c = s->consumer;
-	Size		before = c->bytes;
-	int			done;
-	KsApplyResult result;
-
-	s->apply->run.partitions = c->partitions;
-	result = ks_apply(s->apply, c->messages, c->count, &done);
-	ks_consumer_release(c, done);
-	if (result == KS_APPLY_MOVED)
-		return false;
-	s->holding = result == KS_APPLY_WAIT;
-	if (done > 0 || result == KS_APPLY_DONE)
-		account(s, done, before - c->bytes);
-	if (s->holding)
-		s->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_WAIT_MS);
-	s->batch_since = c->count > 0 ? GetCurrentTimestamp() : 0;
-	return true;
-}
-
-/* Retries dead letters, if somebody asked for it. */
-static void
-retry_letters(Subscriber *s)
-{
-	uint64		requests = pg_atomic_read_u64(&ks_my_worker->retry_requests);
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (requests != s->retry_requests || s->apply->letters_due)
-		s->retry_due = true;
-	s->retry_requests = requests;
-	s->apply->letters_due = false;
-	if (!s->retry_due || now < s->retry_not_before)
-		return;
-	s->apply->run.partitions = s->offsets->count;
-	switch (ks_apply_retry(s->apply))
-	{
-		case KS_RETRY_DONE:
-			s->retry_due = false;
-			break;
-		case KS_RETRY_MORE:
-			break;
-		case KS_RETRY_WAIT:
-			s->retry_not_before = TimestampTzPlusMilliseconds(now, RETRY_WAIT_MS);
-			break;
-	}
-}
-
-/* Milliseconds to wait for something to happen, now that there is nothing to do. */
-static long
-idle_ms(Subscriber *s)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	long		ms = IDLE_WAIT_MS;
-	int64		wait = s->subscription->options->int_value[KS_OPT_MAX_BATCH_WAIT];
-
-	if (s->not_before > now)
-		ms = Min(ms, TimestampDifferenceMilliseconds(now, s->not_before) + 1);
-	else if (s->consumer->count > 0)
-		ms = Min(ms, TimestampDifferenceMilliseconds(now, TimestampTzPlusMilliseconds(s->batch_since, wait)) + 1);
-	if (s->report_due)
-		ms = Min(ms, TimestampDifferenceMilliseconds(now, s->next_report) + 1);
-	if (s->retry_due)
-		ms = Min(ms, TimestampDifferenceMilliseconds(now, s->retry_not_before) + 1);
-	return Max(ms, 1);
+	else if (s->rebuild && s->rebuild->stage != KS_REBUILD_DRAIN)
+		ks_feed_wait(s->rebuild->feed, ms);
+	else
+		ks_feed_wait(s->feed, ms);
 }
 
 /* One pass. False: begin anew. */
 static bool
 pass(Subscriber *s)
 {
-	KsConsumer *c = s->consumer;
-	TimestampTz now = GetCurrentTimestamp();
 	bool		more = false;
+	bool		rebuild_more = false;
+	long		ms = IDLE_WAIT_MS;
 
 	pg_atomic_fetch_add_u64(&ks_my_worker->loops, 1);
-	ks_client_drain_log(c->client);
-	ks_client_drain_log(c->asker);
-	if (now >= c->next_assign)
-		(void) ks_consumer_assign(c);
-
-	/* while the rate limit holds us back, the log and librdkafka's bounded queue hold what comes */
-	if (now >= s->not_before || s->holding)
+	if (s->feed && (s->rebuild == NULL || ks_rebuild_live_may_run(s->rebuild)))
 	{
-		int			had = c->count;
-		int64		rate = rate_limit(s);
-
-		/* a tenth of a second's share at a time, so that the rate is even */
-		more = ks_consumer_poll(c, rate > 0 ? (int) Min(s->max_rows, Max(rate / 10, 1)) : s->max_rows, BATCH_BYTES);
-		if (had == 0 && c->count > 0)
-			s->batch_since = GetCurrentTimestamp();
-	}
-	if (now >= s->not_before && ripe(s, more))
-	{
-		if (!apply_collected(s))
+		if (!ks_feed_pass(s->feed, &more))
 			return false;
+		ks_consumer_commit_group(s->feed->consumer);
+		ms = ks_feed_idle_ms(s->feed, ms);
 	}
-	else
-		more = false;
-	retry_letters(s);
-	if (c->stale)
-		c->next_assign = Min(c->next_assign, TimestampTzPlusMilliseconds(now, RETRY_WAIT_MS));
-	ks_consumer_commit_group(c);
+	if (s->rebuild)
+	{
+		if (!ks_rebuild_pass(s->rebuild, &rebuild_more))
+			return false;
+		ms = Min(ks_feed_idle_ms(s->rebuild->feed, ms), s->feed ? BESIDE_WAIT_MS : 50);
+	}
 	show_state(s);
-	report(s);
-	if (!more)
-	{
-		long		ms = idle_ms(s);
-
-		if (c->next_assign > now)
-			ms = Min(ms, TimestampDifferenceMilliseconds(now, c->next_assign) + 1);
-		if (s->not_before > now)
-			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms,
-							 ks_wait_event(s->holding ? "KafkaApplyRetry" : "KafkaRateLimit"));
-		else
-			ks_client_wait(c->client, ms, "KafkaConsume");
-		ResetLatch(MyLatch);
-	}
+	ms = report(s, ms);
+	if (!more && !rebuild_more)
+		wait(s, ms);
 	return true;
-}
-
-/* Makes the applier of all targets. */
-static KsApply *
-create_apply(const KsSubscription *s, KsPositions positions)
-{
-	KsApplyTarget *targets = palloc(sizeof(KsApplyTarget) * list_length(s->targets));
-	int			n = 0;
-	ListCell   *lc;
-
-	foreach(lc, s->targets)
-	{
-		targets[n].target = lfirst(lc);
-		targets[n++].relid = ((KsTarget *) lfirst(lc))->relid;
-	}
-	return ks_apply_create(s, targets, n, positions);
 }
 
 /* What the worker does until it is told to end. */
@@ -409,19 +260,29 @@ subscription_body(void)
 {
 	Subscriber *s = self;
 	MemoryContext loop_context;
-	KsPositions positions = {s, stage, write_positions, finish};
+	KsApplyTarget *targets;
+	int			ntargets;
 
 	ks_partition_forget();
 	pg_atomic_write_u64(&ks_my_worker->lag_messages, PG_UINT64_MAX);
-	if (!load(s))
+	if (!load_definition(s))
 		return;					/* dropped meanwhile */
-	if (s->consumer == NULL)
-		wait_for_end("it has no target");
+	if (s->subscription->targets == NIL)
+		wait_for_end(KS_STATE_WAITING, "it has no target");
+	if (s->rebuild && ks_my_worker->ordinal > 0)
+	{
+		pg_atomic_write_u64(&ks_my_worker->lag_messages, 0);
+		wait_for_end(KS_STATE_REBUILDING, NULL);	/* the first worker does it all */
+	}
 	set_session(s->subscription);
 	ks_apply_setup_origin(s->subscription);
-	s->apply = create_apply(s->subscription, positions);
-	s->retry_due = true;		/* letters that were left when the worker ended */
-	s->max_rows = ks_apply_limit(s->apply, (int) s->subscription->options->int_value[KS_OPT_MAX_BATCH_ROWS]);
+	targets = palloc(sizeof(KsApplyTarget) * list_length(s->subscription->targets));
+	ntargets = live_targets(s, targets);
+	create_feeds(s, ntargets);
+	if (s->feed)
+		ks_feed_start(s->feed, targets, ntargets);
+	if (s->rebuild)
+		ks_rebuild_start(s->rebuild, s->feed, s->offsets);
 
 	loop_context = AllocSetContextCreate(TopMemoryContext, "pg_kafka_sync subscriber loop", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(loop_context);
@@ -436,7 +297,7 @@ subscription_body(void)
 		MemoryContextReset(loop_context);
 		if (!pass(s))
 		{
-			/* sought elsewhere, or dropped: the launcher starts us again if there is still something to do */
+			/* sought elsewhere, rebuilt, or dropped: the launcher starts us again if there is still something to do */
 			ks_my_worker->restart_now = true;
 			return;
 		}

@@ -10,6 +10,7 @@
 bool		ks_guc_enabled = true;
 int			ks_guc_max_workers = 64;
 int			ks_guc_max_partitions = 2048;
+int			ks_guc_rebuild_wait = 30;
 
 /* Defines the parameters; called from _PG_init. */
 void
@@ -19,6 +20,10 @@ ks_guc_init(void)
 							 "Runs publishers and subscriptions.",
 							 "Off stops every worker of this server, without changing a definition.",
 							 &ks_guc_enabled, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("pg_kafka_sync.rebuild_wait",
+							"How long a rebuild waits for a moment in which it can exchange the files of two tables.",
+							"After that it changes the rows that differ, one by one.",
+							&ks_guc_rebuild_wait, 30, 0, 86400, PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
 	if (process_shared_preload_libraries_in_progress)
 	{
 		DefineCustomIntVariable("pg_kafka_sync.max_workers",

@@ -138,11 +138,15 @@ ks_rebuild_request(int64 subscription_id, Oid target, const char *kind, bool for
 
 /* See rebuild_sql.h. */
 bool
-ks_rebuild_pending(int64 subscription_id)
+ks_rebuild_pending(int64 subscription_id, bool all)
 {
 	Oid			types[1] = {INT8OID};
 	Datum		values[1] = {Int64GetDatum(subscription_id)};
 
+	if (all)
+		return ask("SELECT 1::bigint WHERE NOT EXISTS (SELECT 1 FROM kafka.subscription_target t WHERE t.subscription_id = $1 "
+				   "AND NOT EXISTS (SELECT 1 FROM kafka.subscription_rebuild b "
+				   "WHERE b.subscription_id = $1 AND b.target = t.target))", 1, types, values, 0) > 0;
 	return ask("SELECT 1::bigint FROM kafka.subscription_rebuild WHERE subscription_id = $1", 1, types, values, 0) > 0;
 }
 
@@ -150,20 +154,30 @@ ks_rebuild_pending(int64 subscription_id)
 bool
 ks_rebuild_seek(int64 subscription_id, const char *topic, int32 partition, int64 offset)
 {
-	Oid			types[4] = {INT8OID, TEXTOID, INT4OID, INT8OID};
-	Datum		values[4] = {Int64GetDatum(subscription_id), CStringGetTextDatum(topic), Int32GetDatum(partition),
-	Int64GetDatum(offset)};
+	Oid			types[5] = {INT8OID, TEXTOID, INT4OID, INT8OID, BOOLOID};
+	Datum		values[5];
 
-	return ks_catalog_execute("UPDATE kafka.rebuild_position r SET next_offset = $4, last_offset = NULL, "
-							  "last_timestamp = NULL, last_checksum = NULL "
-							  "WHERE subscription_id = $1 AND topic = $2 AND partition = $3 AND next_offset < $4 "
-							  "AND EXISTS (SELECT 1 FROM kafka.subscription_rebuild b WHERE b.subscription_id = $1) "
-							  "AND (NOT EXISTS (SELECT 1 FROM kafka.subscription_target t WHERE t.subscription_id = $1 "
-							  "AND NOT EXISTS (SELECT 1 FROM kafka.subscription_rebuild b "
-							  "WHERE b.subscription_id = $1 AND b.target = t.target)) "
-							  "OR $4 <= (SELECT p.next_offset FROM kafka.subscription_position p "
-							  "WHERE p.subscription_id = $1 AND p.topic = $2 AND p.partition = $3))",
-							  4, types, values, NULL) > 0;
+	if (!ks_rebuild_pending(subscription_id, false))
+		return false;
+	values[0] = Int64GetDatum(subscription_id);
+	values[1] = CStringGetTextDatum(topic);
+	values[2] = Int32GetDatum(partition);
+	values[3] = Int64GetDatum(offset);
+	values[4] = BoolGetDatum(ks_rebuild_pending(subscription_id, true));
+	if (ks_catalog_execute("UPDATE kafka.rebuild_position r SET next_offset = $4, last_offset = NULL, "
+						   "last_timestamp = NULL, last_checksum = NULL "
+						   "WHERE subscription_id = $1 AND topic = $2 AND partition = $3 AND next_offset < $4 "
+						   "AND ($5 OR $4 <= (SELECT p.next_offset FROM kafka.subscription_position p "
+						   "WHERE p.subscription_id = $1 AND p.topic = $2 AND p.partition = $3))",
+						   5, types, values, NULL) > 0)
+		return true;
+	if (DatumGetBool(values[4]))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("partition %d of topic \"%s\" is being read again and is not before offset " INT64_FORMAT,
+						partition, topic, offset),
+				 errhint("Wait until the rebuild is over; meanwhile messages can only be skipped.")));
+	return false;
 }
 
 /* Is a target being read again already? */

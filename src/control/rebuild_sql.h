@@ -22,12 +22,13 @@ extern void ks_rebuild_check(const KsSubscription *subscription, Oid target, con
  */
 extern void ks_rebuild_request(int64 subscription_id, Oid target, const char *kind, bool force);
 
-/* Is anything of a subscription being read again? */
-extern bool ks_rebuild_pending(int64 subscription_id);
+/* Is any target of a subscription (or each of them) being read again? */
+extern bool ks_rebuild_pending(int64 subscription_id, bool all);
 
 /*
- * While a subscription reads again, moves the position of that, not the subscription's own: past a message that cannot be
- * applied.  False: not being read again, or the position given is not ahead of it within what the subscription has read.
+ * While a subscription reads again, moves the position of that past a message that cannot be applied, rather than the
+ * subscription's own.  False: nothing is read again there, or the offset is one that the subscription itself has not come
+ * to.  ERROR: all targets are read again, and that is further already.
  */
 extern bool ks_rebuild_seek(int64 subscription_id, const char *topic, int32 partition, int64 offset);
 

@@ -294,9 +294,28 @@ stored_offset(int64 id, const char *topic, int32 partition)
 	return offset;
 }
 
+/* Is a target of a subscription being read again, or about to be, as committed by now? */
+static bool
+is_rebuilding(int64 id)
+{
+	Relation	rel = table_open(ks_catalog_relid("subscription_rebuild"), AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	ScanKeyData key;
+	SysScanDesc scan;
+	bool		found;
+
+	ScanKeyInit(&key, 2, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	scan = systable_beginscan(rel, InvalidOid, false, snapshot, 1, &key);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
 /*
  * kafka.wait_for_subscription(name, timeout): true when every partition is applied up to the last stable offset that it
- * had at the call.
+ * had at the call, in all targets.
  */
 Datum
 ks_wait_for_subscription(PG_FUNCTION_ARGS)
@@ -315,6 +334,14 @@ ks_wait_for_subscription(PG_FUNCTION_ARGS)
 		s = ks_own_subscription(name);	/* raises the error */
 	options = ks_subscription_options(s);
 	positions = ks_resolve_start(ks_server_open(NameStr(s->server), s->owner), s->topics, s->ntopics, "latest", true);
+	while (is_rebuilding(s->id))
+	{
+		if (!wait_step(KS_WORKER_SUBSCRIPTION, s->id, end))
+		{
+			ConditionVariableCancelSleep();
+			PG_RETURN_BOOL(false);
+		}
+	}
 	foreach(lc, positions)
 	{
 		KsPartitionPosition *p = lfirst(lc);

@@ -9,6 +9,7 @@
 #include "catalog/pg_type.h"
 #include "control/definitions.h"
 #include "control/hooks.h"
+#include "control/rebuild_sql.h"
 #include "control/shmem.h"
 #include "control/target_definition.h"
 #include "control/target_view.h"
@@ -280,6 +281,9 @@ forget_topics(int64 id, ArrayType *topics)
 	(void) ks_catalog_execute("DELETE FROM kafka.subscription_position WHERE subscription_id = $1 "
 							  "AND NOT EXISTS (SELECT 1 FROM pg_catalog.unnest($2) t WHERE t = topic "
 							  "OR (t ^@ '^' AND topic ~ t))", 2, types, values, NULL);
+	(void) ks_catalog_execute("DELETE FROM kafka.rebuild_position WHERE subscription_id = $1 "
+							  "AND NOT EXISTS (SELECT 1 FROM pg_catalog.unnest($2) t WHERE t = topic "
+							  "OR (t ^@ '^' AND topic ~ t))", 2, types, values, NULL);
 }
 
 /* kafka.alter_subscription(name, options) */
@@ -410,7 +414,7 @@ ks_resume_subscription(PG_FUNCTION_ARGS)
 
 /*
  * kafka.seek_subscription(name, start, force): where the next message is read from.  A JSON start moves only the
- * partitions that it names.
+ * partitions that it names.  A rebuild still begins where the subscription began, the earliest of its starts.
  */
 Datum
 ks_seek_subscription(PG_FUNCTION_ARGS)
@@ -432,6 +436,11 @@ ks_seek_subscription(PG_FUNCTION_ARGS)
 	positions = ks_resolve_start(ks_server_open(NameStr(s->server), s->owner), s->topics, s->ntopics, start, true);
 	ks_subscription_lock(s->id, true);
 	values[0] = Int64GetDatum(s->id);
+	if (ks_rebuild_pending(s->id, false) && start[strspn(start, " \t\n")] != '{')
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("subscription \"%s\" is being rebuilt", name),
+				 errhint("Wait until that is over. Single messages can be skipped meanwhile, with offsets as start.")));
 	foreach(lc, positions)
 	{
 		KsPartitionPosition *p = lfirst(lc);
@@ -440,6 +449,8 @@ ks_seek_subscription(PG_FUNCTION_ARGS)
 			continue;
 		if (!p->named)
 			continue;			/* stays where it is */
+		if (ks_rebuild_seek(s->id, p->topic, p->partition, p->offset))
+			continue;
 		if (strcmp(start, "earliest") == 0 && p->low > 0 && !force)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -451,7 +462,8 @@ ks_seek_subscription(PG_FUNCTION_ARGS)
 		values[3] = Int64GetDatum(p->offset);
 		(void) ks_catalog_execute("INSERT INTO kafka.subscription_position (subscription_id, topic, partition, next_offset, start_offset) "
 								  "VALUES ($1, $2, $3, $4, $4) ON CONFLICT (subscription_id, topic, partition) DO UPDATE "
-								  "SET next_offset = excluded.next_offset, start_offset = excluded.start_offset, "
+								  "SET next_offset = excluded.next_offset, "
+								  "start_offset = least(subscription_position.start_offset, excluded.start_offset), "
 								  "last_offset = NULL, last_timestamp = NULL, last_checksum = NULL, "
 								  "read_at = NULL, topic_id = NULL",
 								  4, types, values, NULL);

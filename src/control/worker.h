@@ -150,5 +150,6 @@ extern void ks_rescan_at_commit(void);
 extern bool ks_guc_enabled;
 extern int	ks_guc_max_workers;
 extern int	ks_guc_max_partitions;
+extern int	ks_guc_rebuild_wait;	/* seconds */
 
 #endif							/* KS_WORKER_H */
