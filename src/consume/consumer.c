@@ -13,6 +13,7 @@
 #include "event/event.h"
 #include "event/message.h"
 #include "storage/ipc.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
