@@ -50,7 +50,7 @@ def numbers(db, kafka):
     topic = kafka.create_topic(partitions=3, config=FOREVER)
     kafka.produce_many(topic, [dict(value={"id": n, "name": f"n{n}", "sub": {"x": [n]}}, key=f"k{n}", partition=n % 3,
                                     timestamp=ms(n // 3)) for n in range(300)])
-    table(db, "t", topic, META + ", id int, name text, x int OPTIONS (path 'sub.x.0')")
+    table(db, "t", topic, META + ", id int, name text, x int OPTIONS (path 'sub.x[0]')")
     return topic
 
 
@@ -64,8 +64,8 @@ def test_columns(db, kafka):
     table(db, "t", topic, """topic text OPTIONS (meta 'topic'), p bigint OPTIONS (meta 'partition'), "offset" bigint OPTIONS (meta 'offset'),
         ts timestamptz OPTIONS (meta 'timestamp'), key bytea OPTIONS (meta 'key'), headers jsonb OPTIONS (meta 'headers'),
         value text OPTIONS (meta 'value'), whole jsonb OPTIONS (meta 'value'), "ID" bigint OPTIONS (path 'id'),
-        dot text OPTIONS (path 'a\\.b'), l bool OPTIONS (path 'j.k.1.l'), j jsonb, amount numeric, at timestamptz,
-        missing text, none text OPTIONS (path 'j.k.7.l')""")
+        dot text OPTIONS (path '"a.b"'), l bool OPTIONS (path '$.j.k[1].l'), j jsonb, amount numeric, at timestamptz,
+        missing text, none text OPTIONS (path 'j.k[7].l')""")
     first, second = db.dicts('SELECT * FROM t ORDER BY "offset"')
     assert first["topic"] == topic and (first["p"], first["offset"]) == (0, 0)
     assert first["ts"] == datetime.datetime.fromtimestamp(1700000000, datetime.timezone.utc)
@@ -630,7 +630,7 @@ def test_refused(db, kafka, writable):
     db.q("ALTER FOREIGN TABLE w OPTIONS (ADD updatable 'false')")
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="does not allow inserts"):
         db.q("INSERT INTO w (id) VALUES (1)")
-    for column in ("a text OPTIONS (path 'x.0.y')", "a text, b text OPTIONS (path 'a.b')", "a text, b text OPTIONS (path 'a')"):
+    for column in ("a text OPTIONS (path 'x[0].y')", "a text, b text OPTIONS (path 'a.b')", "a text, b text OPTIONS (path 'a')"):
         db.q("DROP FOREIGN TABLE IF EXISTS o")
         table(db, "o", writable, column)
         with pytest.raises(psycopg.errors.FeatureNotSupported, match='cannot insert into foreign table "o"'):
