@@ -16,7 +16,9 @@ CREATE FOREIGN TABLE t (a int) SERVER nowhere OPTIONS (use_remote_estimate '2');
 CREATE FOREIGN TABLE t (a int OPTIONS (size '3')) SERVER nowhere;
 CREATE FOREIGN TABLE t (a int OPTIONS (meta 'weather')) SERVER nowhere;
 CREATE FOREIGN TABLE t (a int OPTIONS (path 'a..b')) SERVER nowhere;
-CREATE FOREIGN TABLE t (a int OPTIONS (path '')) SERVER nowhere;
+SELECT format('CREATE FOREIGN TABLE t (a int OPTIONS (path %L)) SERVER nowhere', path)
+FROM unnest('{"","[0]","a.","a b","a[x]","a[0","\"a","$","$a"}'::text[]) path
+\gexec
 
 -- What concerns several columns, or their types, when the table is used.
 CREATE FOREIGN TABLE t (a int, b text) SERVER nowhere OPTIONS (topic 'x');

@@ -20,4 +20,9 @@ extern void (*ks_slot_create_hook) (const char *slot_name);
 /* Drops a slot now; ERROR when it is in use, or missing and not missing_ok. */
 extern void (*ks_slot_drop_hook) (const char *slot_name, bool missing_ok);
 
+struct ImportForeignSchemaStmt;
+
+/* Called when an IMPORT FOREIGN SCHEMA, of whatever wrapper, is done. */
+extern void (*ks_import_done_hook) (struct ImportForeignSchemaStmt *stmt);
+
 #endif							/* KS_HOOKS_H */

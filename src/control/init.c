@@ -6,6 +6,7 @@
 #include "apply/format_options.h"
 #include "control/shmem.h"
 #include "decode/decode.h"
+#include "fdw/topic_fdw.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 
@@ -23,6 +24,7 @@ _PG_init(void)
 	ks_guc_init();
 	ks_decode_init();
 	ks_apply_init();
+	ks_topic_import_init();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	ks_shmem_request();

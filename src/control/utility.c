@@ -20,6 +20,7 @@
 #include "commands/extension.h"
 #include "compat/pg_compat.h"
 #include "control/definitions.h"
+#include "control/hooks.h"
 #include "control/owner_dependency.h"
 #include "control/shmem.h"
 #include "control/xact.h"
@@ -143,6 +144,8 @@ utility_hook(PlannedStmt *pstmt, const char *query, bool read_only_tree, Process
 		follow_rename((RenameStmt *) statement);
 	if (ks_shared && IsA(statement, TransactionStmt) && ((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED)
 		ks_wake_publishers();
+	if (IsA(statement, ImportForeignSchemaStmt))
+		ks_import_done_hook((ImportForeignSchemaStmt *) statement);
 	/* a new database may hold definitions; one may be open to connections now, or no template any more */
 	if (ks_shared && (IsA(statement, CreatedbStmt) || IsA(statement, AlterDatabaseStmt)))
 		ks_rescan_all_at_commit();

@@ -43,7 +43,7 @@ place_column(const KsTopicTable *table, Index relid, Node *node)
 		var->varattno > table->natts)
 		return NULL;
 	column = &table->columns[var->varattno - 1];
-	if (column->meta != KS_META_PARTITION && column->meta != KS_META_OFFSET && column->meta != KS_META_TIMESTAMP)
+	if (column->meta != KS_COL_PARTITION && column->meta != KS_COL_OFFSET && column->meta != KS_COL_TIMESTAMP)
 		return NULL;
 	return column;
 }
@@ -60,7 +60,7 @@ is_known(PlannerInfo *root, Index relid, Node *value)
 static bool
 is_comparable(KsMeta meta, Oid type)
 {
-	if (meta == KS_META_TIMESTAMP)
+	if (meta == KS_COL_TIMESTAMP)
 		return type == TIMESTAMPTZOID;
 	return type == INT2OID || type == INT4OID || type == INT8OID;
 }
@@ -69,7 +69,7 @@ is_comparable(KsMeta meta, Oid type)
 static int
 strategy_of(KsMeta meta, Oid operator)
 {
-	Oid			type = meta == KS_META_TIMESTAMP ? TIMESTAMPTZOID : INT8OID;
+	Oid			type = meta == KS_COL_TIMESTAMP ? TIMESTAMPTZOID : INT8OID;
 
 	return get_op_opfamily_strategy(operator, lookup_type_cache(type, TYPECACHE_BTREE_OPFAMILY)->btree_opf);
 }
@@ -246,7 +246,7 @@ narrow_any(const Condition *condition, Datum array, int64 *min, int64 *max, KsBo
 		}
 	*min = Max(*min, lowest);
 	*max = Min(*max, highest);
-	if (condition->parts.meta == KS_META_PARTITION)
+	if (condition->parts.meta == KS_COL_PARTITION)
 	{
 		bounds->partitions = bounds->any_partition ? partitions : list_intersection_int(bounds->partitions, partitions);
 		bounds->any_partition = false;
@@ -264,7 +264,7 @@ ks_conditions_bounds(List *conditions, ExprContext *econtext, KsBounds *bounds)
 	foreach(cell, conditions)
 	{
 		const Condition *condition = lfirst(cell);
-		int			which = condition->parts.meta == KS_META_PARTITION ? 0 : condition->parts.meta == KS_META_OFFSET ? 1 : 2;
+		int			which = condition->parts.meta == KS_COL_PARTITION ? 0 : condition->parts.meta == KS_COL_OFFSET ? 1 : 2;
 		bool		isnull;
 		Datum		value = ExecEvalExpr(condition->state, econtext, &isnull);
 

@@ -56,7 +56,7 @@ static bool
 paths_clash(const KsTopicColumn *a, const KsTopicColumn *b)
 {
 	for (int i = 0; i < Min(a->npath, b->npath); i++)
-		if (strcmp(a->path[i], b->path[i]) != 0)
+		if (strcmp(a->path[i].name, b->path[i].name) != 0)
 			return false;
 	return true;
 }
@@ -71,18 +71,20 @@ ks_topic_encoder_check(const KsTopicTable *table)
 	{
 		const KsTopicColumn *column = &table->columns[i];
 
-		if (column->is_dropped || column->meta != KS_META_NONE)
+		if (column->is_dropped || column->meta != KS_COL_NONE)
 			continue;
 		for (int p = 0; p < column->npath; p++)
 		{
-			if (p > 0 && column->path[p][strspn(column->path[p], "0123456789")] == '\0')
+			const char *name = column->path[p].name;
+
+			if (name == NULL)
 				cannot_write(table, psprintf("The path of column \"%s\" leads into an array.", column->name), NULL);
-			if (strlen(pg_any_to_server(column->path[p], strlen(column->path[p]), PG_UTF8)) >= NAMEDATALEN)
+			if (strlen(pg_any_to_server(name, strlen(name), PG_UTF8)) >= NAMEDATALEN)
 				cannot_write(table, psprintf("The path of column \"%s\" has a name longer than %d bytes.",
 											 column->name, NAMEDATALEN - 1), NULL);
 		}
 		for (int other = 0; other < i; other++)
-			if (!table->columns[other].is_dropped && table->columns[other].meta == KS_META_NONE &&
+			if (!table->columns[other].is_dropped && table->columns[other].meta == KS_COL_NONE &&
 				paths_clash(column, &table->columns[other]))
 				cannot_write(table, psprintf("The paths of columns \"%s\" and \"%s\" lead to the same place.",
 											 table->columns[other].name, column->name), NULL);
@@ -125,11 +127,11 @@ add_to_tree(KsTopicEncoder *encoder, int index)
 		ListCell   *cell;
 
 		foreach(cell, node->children)
-			if (strcmp(((Object *) lfirst(cell))->name, column->path[i]) == 0)
+			if (strcmp(((Object *) lfirst(cell))->name, column->path[i].name) == 0)
 				next = lfirst(cell);
 		if (next == NULL)
 		{
-			next = make_node(encoder, column->path[i]);
+			next = make_node(encoder, column->path[i].name);
 			node->children = lappend(node->children, next);
 		}
 		node = next;
@@ -170,14 +172,14 @@ ks_topic_encoder_create(const KsTopicTable *table, TupleDesc desc)
 
 		if (column->is_dropped)
 			continue;
-		if (column->meta == KS_META_NONE)
+		if (column->meta == KS_COL_NONE)
 		{
-			const char *name = column->path[column->npath - 1];
+			const char *name = column->path[column->npath - 1].name;
 
 			namestrcpy(&TupleDescAttr(encoder->wire, i)->attname, pg_any_to_server(name, strlen(name), PG_UTF8));
 			add_to_tree(encoder, i);
 		}
-		else if (column->meta == KS_META_KEY && column->npath == 0 && table->key_format == KS_TOPIC_KEY_JSON)
+		else if (column->meta == KS_COL_KEY && column->npath == 0 && table->key_format == KS_TOPIC_KEY_JSON)
 			encoder->key_column.columns[encoder->key_column.ncolumns++] = i;
 	}
 	if (table->nkeys > 0 && table->key_format != KS_TOPIC_KEY_TEXT)
@@ -313,7 +315,7 @@ not_writable(const KsTopicTable *table, const KsTopicColumn *column)
 	ereport(ERROR,
 			(errcode(ERRCODE_GENERATED_ALWAYS),
 			 errmsg("cannot insert a value into column \"%s\" of foreign table \"%s\"", column->name, table->name),
-			 column->meta == KS_META_VALUE ?
+			 column->meta == KS_COL_VALUE ?
 			 errdetail("The value is made of the other columns.") :
 			 errdetail("Kafka gives it, or the message as a whole.")));
 }
@@ -329,11 +331,11 @@ read_meta(KsTopicEncoder *encoder, const KsRow *row, KsOutgoing *m)
 		const KsTopicColumn *column = &table->columns[i];
 		Datum		value = row->values[i];
 
-		if (column->is_dropped || column->meta == KS_META_NONE || row->nulls[i])
+		if (column->is_dropped || column->meta == KS_COL_NONE || row->nulls[i])
 			continue;
 		switch (column->meta)
 		{
-			case KS_META_PARTITION:
+			case KS_COL_PARTITION:
 				{
 					int64		partition = column->type == INT4OID ? DatumGetInt32(value) : DatumGetInt64(value);
 
@@ -344,7 +346,7 @@ read_meta(KsTopicEncoder *encoder, const KsRow *row, KsOutgoing *m)
 					m->partition = (int32) partition;
 					break;
 				}
-			case KS_META_TIMESTAMP:
+			case KS_COL_TIMESTAMP:
 				{
 					int64		ms = DatumGetTimestampTz(value) / 1000 +
 					(int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000;
@@ -356,12 +358,12 @@ read_meta(KsTopicEncoder *encoder, const KsRow *row, KsOutgoing *m)
 					m->timestamp_ms = ms;
 					break;
 				}
-			case KS_META_KEY:
+			case KS_COL_KEY:
 				if (column->npath > 0)
 					not_writable(table, column);
 				m->key = key_of_column(encoder, i, row);
 				break;
-			case KS_META_HEADERS:
+			case KS_COL_HEADERS:
 				{
 					Jsonb	   *headers = DatumGetJsonbPCopy(value);
 
@@ -370,7 +372,7 @@ read_meta(KsTopicEncoder *encoder, const KsRow *row, KsOutgoing *m)
 					m->headers.size = VARSIZE(headers);
 					break;
 				}
-			case KS_META_VALUE:
+			case KS_COL_VALUE:
 				if (table->parser != NULL)
 					not_writable(table, column);
 				m->value = bytes_of(encoder, i, value);

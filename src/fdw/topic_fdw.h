@@ -9,5 +9,7 @@
 extern void ks_topic_scan_functions(FdwRoutine *routine);
 extern void ks_topic_insert_functions(FdwRoutine *routine);
 extern List *ks_topic_import(ImportForeignSchemaStmt *stmt, Oid serverid);
+/* Wires what control/ asks of this folder (control/hooks.h). */
+extern void ks_topic_import_init(void);
 
 #endif							/* KS_TOPIC_FDW_H */

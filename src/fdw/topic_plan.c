@@ -140,7 +140,7 @@ ks_topic_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 			KsMeta		meta = planned->table->columns[attnum - 1].meta;
 			ListCell   *found;
 
-			if (meta != KS_META_PARTITION && meta != KS_META_OFFSET && meta != KS_META_TIMESTAMP)
+			if (meta != KS_COL_PARTITION && meta != KS_COL_OFFSET && meta != KS_COL_TIMESTAMP)
 				continue;
 			foreach(found, generate_implied_equalities_for_column(root, rel, is_member, &attnum,
 																  rel->lateral_referencers))

@@ -59,6 +59,7 @@ ks_bounds_all(KsBounds *bounds)
 	bounds->any_partition = true;
 	bounds->offset_min = 0;
 	bounds->offset_max = PG_INT64_MAX - 1;
+	bounds->last = 0;
 	bounds->ms_min = PG_INT64_MIN;
 	bounds->ms_end = PG_INT64_MAX;
 }
@@ -269,6 +270,8 @@ assign(KsTopicReader *reader, KsAdmin *admin, const KsBounds *bounds)
 
 		range->start = Max(range->low, bounds->offset_min);
 		range->end = Min(range->stable, bounds->offset_max + 1);
+		if (bounds->last > 0)
+			range->start = Max(range->start, range->end - (bounds->last + reader->nranges - 1) / reader->nranges);
 		range->open = is_wanted(bounds, range->partition) && range->start < range->end;
 		any |= range->open;
 	}
@@ -379,7 +382,7 @@ pg_noreturn static void
 messages_gone(const KsTopicReader *reader, const KsRange *range)
 {
 	ereport(ERROR,
-			(errcode(ERRCODE_SNAPSHOT_TOO_OLD),
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("messages of topic \"%s\", partition %d were deleted while they were being read",
 					reader->topic, (int) range->partition),
 			 errdetail("Offset %lld is not in the log any more.", (long long) range->next),

@@ -19,6 +19,7 @@ typedef struct KsBounds
 	bool		any_partition;
 	int64		offset_min;
 	int64		offset_max;		/* inclusive */
+	int64		last;			/* about so many messages at the end of the topic, divided by partition; 0 = all */
 	int64		ms_min;			/* messages with a timestamp before it (in ms since 1970) are not wanted; PG_INT64_MIN = all are */
 	int64		ms_end;			/* nor those with this one or a later one; PG_INT64_MAX = all are */
 } KsBounds;

@@ -84,7 +84,7 @@ wire_descriptor(const KsTopicTable *table, TupleDesc desc)
 
 		if (column->is_dropped || column->npath != 1)
 			continue;
-		name = pg_any_to_server(column->path[0], strlen(column->path[0]), PG_UTF8);
+		name = pg_any_to_server(column->path[0].name, strlen(column->path[0].name), PG_UTF8);
 		if (strlen(name) < NAMEDATALEN)
 			namestrcpy(&TupleDescAttr(wire, i)->attname, name);
 	}
@@ -115,17 +115,17 @@ add_column(KsTopicRow *row, int index)
 	c->is_json = base == JSONOID || base == JSONBOID;
 	switch (column->meta)
 	{
-		case KS_META_NONE:
+		case KS_COL_NONE:
 			row->needs_value = true;
 			c->is_key = is_key(row->table, index);
 			row->needs_key |= c->is_key && row->table->key_format != KS_TOPIC_KEY_TEXT;
 			break;
-		case KS_META_OP:
-		case KS_META_BEFORE:
-		case KS_META_UNCHANGED:
+		case KS_COL_OP:
+		case KS_COL_BEFORE:
+		case KS_COL_UNCHANGED:
 			row->needs_value = true;
 			break;
-		case KS_META_KEY:
+		case KS_COL_KEY:
 			row->needs_key |= column->npath > 0;
 			break;
 		default:
@@ -155,7 +155,7 @@ ks_topic_row_create(const KsTopicTable *table, TupleDesc desc, const Bitmapset *
 		if (!table->columns[i].is_dropped && bms_is_member(i, wanted))
 		{
 			add_column(row, i);
-			all |= table->columns[i].meta == KS_META_UNCHANGED || table->columns[i].meta == KS_META_ERROR;
+			all |= table->columns[i].meta == KS_COL_UNCHANGED || table->columns[i].meta == KS_COL_ERROR;
 		}
 	/* which columns are unchanged, or wrong, is found where they are converted */
 	if (all)
@@ -164,8 +164,13 @@ ks_topic_row_create(const KsTopicTable *table, TupleDesc desc, const Bitmapset *
 				add_column(row, i);
 	row->needs_value &= table->parser != NULL;
 
-	if (row->needs_value && (row->parser = table->parser->create()) == NULL)
-		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	if (row->needs_value)
+	{
+		KsParserOptions options = {0};
+
+		if ((row->parser = table->parser->create()) == NULL || table->parser->configure(row->parser, &options) != NULL)
+			ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	}
 	if (row->needs_key && (row->key_parser = ks_json_parser_create()) == NULL)
 		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 	row->converter = ks_converter_create(wire, table->parser ? table->format : "json", NULL, -1);
@@ -208,29 +213,29 @@ descend(KsTopicRow *row, KsField *field, const KsTopicColumn *column, int depth)
 {
 	for (; depth < column->npath; depth++)
 	{
-		const char *name = column->path[depth];
-		size_t		size = strlen(name);
+		const KsPathStep *step = &column->path[depth];
 		KsJson		json;
 		KsField		member;
 		bool		first = true;
 		bool		found = false;
 		int			more;
 
-		if (field->kind != KS_FIELD_OBJECT && field->kind != KS_FIELD_ARRAY)
+		if (field->kind != (step->name ? KS_FIELD_OBJECT : KS_FIELD_ARRAY))
 			return false;
 		ks_json_init(&json, field->raw, field->raw_size, &row->arena);
-		if (ks_json_peek(&json) == '{')
+		(void) ks_json_peek(&json);
+		if (step->name)
 		{
 			while ((more = ks_json_next_member(&json, &first, &member)) > 0 && ks_json_value(&json, &member))
-				if (field_is(&member, name, size))
+				if (field_is(&member, step->name, strlen(step->name)))
 				{
 					*field = member;	/* of members of one name, the last counts */
 					found = true;
 				}
 		}
-		else if (strspn(name, "0123456789") == size && size < 10)
+		else
 		{
-			long		index = atol(name);
+			int			index = step->index;
 
 			while (!found && (more = ks_json_next_element(&json, &first)) > 0 && ks_json_value(&json, &member))
 				if (index-- == 0)
@@ -250,7 +255,7 @@ static bool
 find_field(KsTopicRow *row, const KsFieldList *list, Column *c, KsField *field)
 {
 	const KsTopicColumn *column = c->column;
-	const char *name = column->path[0];
+	const char *name = column->path[0].name;
 	size_t		size = strlen(name);
 	int			at = c->hint;
 
@@ -274,7 +279,7 @@ static bool
 is_left_out(const KsTopicRow *row, const KsTopicColumn *column)
 {
 	for (int i = 0; i < row->parsed.unchanged.count; i++)
-		if (field_is(&row->parsed.unchanged.fields[i], column->path[0], strlen(column->path[0])))
+		if (field_is(&row->parsed.unchanged.fields[i], column->path[0].name, strlen(column->path[0].name)))
 			return true;
 	return false;
 }
@@ -418,19 +423,19 @@ read_place(const Column *c, const KsMessage *m, Datum *value, bool *isnull)
 {
 	switch (c->column->meta)
 	{
-		case KS_META_TOPIC:
+		case KS_COL_TOPIC:
 			*value = CStringGetTextDatum(m->topic);
 			*isnull = false;
 			break;
-		case KS_META_PARTITION:
+		case KS_COL_PARTITION:
 			*value = c->column->type == INT4OID ? Int32GetDatum(m->partition) : Int64GetDatum(m->partition);
 			*isnull = false;
 			break;
-		case KS_META_OFFSET:
+		case KS_COL_OFFSET:
 			*value = Int64GetDatum(m->offset);
 			*isnull = false;
 			break;
-		case KS_META_TIMESTAMP:
+		case KS_COL_TIMESTAMP:
 			if (m->timestamp_ms >= 0 && m->timestamp_ms <= PG_INT64_MAX / 1000 - 1)
 			{
 				*value = TimestampTzGetDatum((m->timestamp_ms - (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
@@ -438,7 +443,7 @@ read_place(const Column *c, const KsMessage *m, Datum *value, bool *isnull)
 				*isnull = !IS_VALID_TIMESTAMP(DatumGetTimestampTz(*value));
 			}
 			break;
-		case KS_META_HEADERS:
+		case KS_COL_HEADERS:
 			*value = JsonbPGetDatum(ks_message_headers(m));
 			*isnull = DatumGetPointer(*value) == NULL;
 			break;
@@ -453,16 +458,16 @@ read_content(KsTopicRow *row, Column *c, const KsMessage *m, Datum *value, bool 
 {
 	switch (c->column->meta)
 	{
-		case KS_META_NONE:
+		case KS_COL_NONE:
 			read_field(row, c, m, value, isnull);
 			break;
-		case KS_META_KEY:
+		case KS_COL_KEY:
 			read_key(row, c, m, value, isnull);
 			break;
-		case KS_META_VALUE:
+		case KS_COL_VALUE:
 			convert_bytes(row, c, false, m->value, m->value_size, value, isnull);
 			break;
-		case KS_META_OP:
+		case KS_COL_OP:
 			if (m->value != NULL && row->parsed.op != 0)
 			{
 				*value = c->column->type == CHAROID ? CharGetDatum(row->parsed.op) :
@@ -470,7 +475,7 @@ read_content(KsTopicRow *row, Column *c, const KsMessage *m, Datum *value, bool 
 				*isnull = false;
 			}
 			break;
-		case KS_META_BEFORE:
+		case KS_COL_BEFORE:
 			read_before(row, c, value, isnull);
 			break;
 		default:
@@ -508,6 +513,7 @@ parse(KsTopicRow *row, const KsMessage *m)
 	error = row->table->parser->parse(row->parser, &message, &row->parsed);
 	if (error)
 		parse_error(error);
+	ks_converter_use_connector(row->converter, row->parsed.connector, row->parsed.connector_size);
 }
 
 /* Reads all that can fail. */
@@ -533,7 +539,7 @@ read_contents(KsTopicRow *row, const KsMessage *m, Datum *values, bool *nulls)
 	row->current = NULL;
 	ks_settings_end(level);
 	for (int i = 0; row->unchanged && i < row->ncolumns; i++)
-		if (row->columns[i].column->meta == KS_META_UNCHANGED)
+		if (row->columns[i].column->meta == KS_COL_UNCHANGED)
 		{
 			Datum	   *names = palloc(sizeof(Datum) * list_length(row->unchanged));
 
@@ -637,21 +643,21 @@ ks_topic_row_read(KsTopicRow *row, const KsMessage *m, Datum *values, bool *null
 
 		switch (c->column->meta)
 		{
-			case KS_META_KEY:
-			case KS_META_VALUE:
-			case KS_META_NONE:
-			case KS_META_OP:
-			case KS_META_BEFORE:
-			case KS_META_UNCHANGED:
+			case KS_COL_KEY:
+			case KS_COL_VALUE:
+			case KS_COL_NONE:
+			case KS_COL_OP:
+			case KS_COL_BEFORE:
+			case KS_COL_UNCHANGED:
 				nulls[c->index] = true;
 				/* bytes are bytes, whatever is wrong with them */
 				if (c->column->type == BYTEAOID && c->column->npath == 0)
 					convert_bytes(row, &row->columns[i], false,
-								  c->column->meta == KS_META_KEY ? m->key : m->value,
-								  c->column->meta == KS_META_KEY ? m->key_size : m->value_size,
+								  c->column->meta == KS_COL_KEY ? m->key : m->value,
+								  c->column->meta == KS_COL_KEY ? m->key_size : m->value_size,
 								  &values[c->index], &nulls[c->index]);
 				break;
-			case KS_META_ERROR:
+			case KS_COL_ERROR:
 				values[c->index] = CStringGetTextDatum(cause);
 				nulls[c->index] = false;
 				break;

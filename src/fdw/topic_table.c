@@ -11,6 +11,7 @@
 #include "compat/pg_compat.h"
 #include "fdw/topic_table.h"
 #include "foreign/foreign.h"
+#include "format/json_scan.h"
 #include "mb/pg_wchar.h"
 #include "nodes/pg_list.h"
 #include "utils/builtins.h"
@@ -25,17 +26,17 @@ static const struct
 	const char *name;
 	KsMeta		meta;
 }			metas[] = {
-	{"topic", KS_META_TOPIC},
-	{"partition", KS_META_PARTITION},
-	{"offset", KS_META_OFFSET},
-	{"timestamp", KS_META_TIMESTAMP},
-	{"key", KS_META_KEY},
-	{"headers", KS_META_HEADERS},
-	{"value", KS_META_VALUE},
-	{"op", KS_META_OP},
-	{"before", KS_META_BEFORE},
-	{"unchanged", KS_META_UNCHANGED},
-	{"error", KS_META_ERROR},
+	{"topic", KS_COL_TOPIC},
+	{"partition", KS_COL_PARTITION},
+	{"offset", KS_COL_OFFSET},
+	{"timestamp", KS_COL_TIMESTAMP},
+	{"key", KS_COL_KEY},
+	{"headers", KS_COL_HEADERS},
+	{"value", KS_COL_VALUE},
+	{"op", KS_COL_OP},
+	{"before", KS_COL_BEFORE},
+	{"unchanged", KS_COL_UNCHANGED},
+	{"error", KS_COL_ERROR},
 };
 
 /* In the order of KsTopicKey, after KS_TOPIC_KEY_DEFAULT. */
@@ -70,14 +71,14 @@ unknown_option(const char *name, const char *of, const char *const *known, int n
 			 errhint("Options of %s are: %s.", of, list.data)));
 }
 
-/* Returns the meaning of option "meta"; KS_META_NONE if it has none. */
+/* Returns the meaning of option "meta"; KS_COL_NONE if it has none. */
 static KsMeta
 find_meta(const char *value)
 {
 	for (int i = 0; i < (int) lengthof(metas); i++)
 		if (strcmp(metas[i].name, value) == 0)
 			return metas[i].meta;
-	return KS_META_NONE;
+	return KS_COL_NONE;
 }
 
 /* Returns the index of a key format, or -1. */
@@ -90,31 +91,60 @@ find_key_format(const char *value)
 	return -1;
 }
 
-char **
-ks_path_split(const char *text, int *count)
+/* Reads a name in quotes, which is a JSON string; NULL if it is none. */
+static char *
+quoted_name(const char **text)
 {
-	char	  **path = palloc(sizeof(char *) * (strlen(text) + 1));
-	StringInfoData member;
+	KsArena		arena = {0};
+	KsJson		json;
+	KsField		field;
+	char	   *name = NULL;
 
-	*count = 0;
-	initStringInfo(&member);
-	for (const char *p = text;; p++)
+	ks_json_init(&json, *text, strlen(*text), &arena);
+	if (ks_json_value(&json, &field) && field.kind == KS_FIELD_STRING && !field.has_nul)
+		name = pnstrdup(field.data, field.size);
+	*text = json.pos;
+	ks_arena_free(&arena);
+	return name;
+}
+
+KsPathStep *
+ks_path_read(const char *text, int *count)
+{
+	KsPathStep *path = palloc0(sizeof(KsPathStep) * (strlen(text) + 1));
+	const char *p = text + (text[0] == '$');
+
+	for (*count = 0; *p != '\0'; (*count)++)
 	{
-		if (*p == '\\' && p[1] != '\0')
-			appendStringInfoChar(&member, *++p);
-		else if (*p == '.' || *p == '\0')
+		KsPathStep *step = &path[*count];
+
+		if (*p == '[' && *count > 0)
 		{
-			if (member.len == 0)
+			size_t		digits = strspn(p + 1, "0123456789");
+
+			if (digits == 0 || digits > 9 || p[1 + digits] != ']')
 				return NULL;
-			path[(*count)++] = pstrdup(member.data);
-			resetStringInfo(&member);
-			if (*p == '\0')
-				break;
+			step->index = atoi(p + 1);
+			p += digits + 2;
+			continue;
 		}
+		if (*p == '.')
+			p++;
+		else if (p != text)
+			return NULL;
+		if (*p == '"')
+			step->name = quoted_name(&p);
 		else
-			appendStringInfoChar(&member, *p);
+		{
+			size_t		size = strcspn(p, ".[]\" \t\r\n");
+
+			step->name = size > 0 ? pnstrdup(p, size) : NULL;
+			p += size;
+		}
+		if (step->name == NULL)
+			return NULL;
 	}
-	return path;
+	return *count > 0 ? path : NULL;
 }
 
 /* ERROR unless the text is a boolean. */
@@ -176,15 +206,15 @@ ks_topic_column_option_check(const char *name, const char *value)
 {
 	if (strcmp(name, "meta") == 0)
 	{
-		if (find_meta(value) == KS_META_NONE)
+		if (find_meta(value) == KS_COL_NONE)
 			bad_value(name, value, "It must be topic, partition, offset, timestamp, key, headers, value, op, before, unchanged, or error.");
 	}
 	else if (strcmp(name, "path") == 0)
 	{
 		int			count;
 
-		if (ks_path_split(value, &count) == NULL)
-			bad_value(name, value, "It must be names of members with dots between them; a backslash before a dot makes it part of a name.");
+		if (ks_path_read(pg_server_to_any(value, strlen(value), PG_UTF8), &count) == NULL)
+			bad_value(name, value, "It must be names of members with dots between them, such as a.b, \"a b\".c, or a.list[0].");
 	}
 	else
 		unknown_option(name, "a topic's columns", column_options, lengthof(column_options));
@@ -215,57 +245,57 @@ check_column(const KsTopicTable *table, const KsTopicColumn *column)
 
 	switch (column->meta)
 	{
-		case KS_META_NONE:
+		case KS_COL_NONE:
 			if (table->parser == NULL && has_path)
 				bad_column(table, column, "Format raw has no fields that a path could lead to.");
 			return;
-		case KS_META_KEY:
+		case KS_COL_KEY:
 			if (table->key_format == KS_TOPIC_KEY_BYTES && !has_path && getBaseType(type) != BYTEAOID)
 				bad_column(table, column, "With key_format bytes, the type of the key must be bytea.");
 			return;
-		case KS_META_BEFORE:
+		case KS_COL_BEFORE:
 			if (strcmp(table->format, "debezium") != 0)
 				bad_column(table, column, "Only messages of format debezium have a before.");
 			if (!has_path && type != JSONOID && type != JSONBOID && type != TEXTOID)
 				bad_column(table, column, "The type of before must be jsonb, json, or text, unless a path leads to one of its fields.");
 			return;
-		case KS_META_TOPIC:
+		case KS_COL_TOPIC:
 			if (type != TEXTOID)
 				bad_column(table, column, "The type of a topic must be text.");
 			break;
-		case KS_META_PARTITION:
+		case KS_COL_PARTITION:
 			if (type != INT4OID && type != INT8OID)
 				bad_column(table, column, "The type of a partition must be integer or bigint.");
 			break;
-		case KS_META_OFFSET:
+		case KS_COL_OFFSET:
 			if (type != INT8OID)
 				bad_column(table, column, "The type of an offset must be bigint.");
 			break;
-		case KS_META_TIMESTAMP:
+		case KS_COL_TIMESTAMP:
 			if (type != TIMESTAMPTZOID)
 				bad_column(table, column, "The type of a timestamp must be timestamp with time zone.");
 			break;
-		case KS_META_HEADERS:
+		case KS_COL_HEADERS:
 			if (type != JSONBOID)
 				bad_column(table, column, "The type of headers must be jsonb.");
 			break;
-		case KS_META_OP:
+		case KS_COL_OP:
 			if (type != TEXTOID && type != CHAROID)
 				bad_column(table, column, "The type of an op must be text or \"char\".");
 			if (strcmp(table->format, "debezium") != 0)
 				bad_column(table, column, "Only messages of format debezium have an op.");
 			break;
-		case KS_META_UNCHANGED:
+		case KS_COL_UNCHANGED:
 			if (type != TEXTARRAYOID)
 				bad_column(table, column, "The type of the names of unchanged columns must be text[].");
 			if (table->parser == NULL)
 				bad_column(table, column, "Messages of format raw have no unchanged columns.");
 			break;
-		case KS_META_ERROR:
+		case KS_COL_ERROR:
 			if (type != TEXTOID)
 				bad_column(table, column, "The type of an error must be text.");
 			break;
-		case KS_META_VALUE:
+		case KS_COL_VALUE:
 			break;
 	}
 	if (has_path)
@@ -306,18 +336,18 @@ read_columns(KsTopicTable *table, Relation rel)
 			if (strcmp(option->defname, "meta") == 0)
 				column->meta = find_meta(value);
 			else if (strcmp(option->defname, "path") == 0)
-				column->path = ks_path_split(utf8(value), &column->npath);
+				column->path = ks_path_read(utf8(value), &column->npath);
 		}
 		/* in format raw a column is the value */
-		if (column->meta == KS_META_NONE && column->npath == 0)
+		if (column->meta == KS_COL_NONE && column->npath == 0)
 		{
 			if (table->parser == NULL)
-				column->meta = KS_META_VALUE;
+				column->meta = KS_COL_VALUE;
 			else
 			{
 				column->npath = 1;
-				column->path = palloc(sizeof(char *));
-				column->path[0] = utf8(column->name);
+				column->path = palloc0(sizeof(KsPathStep));
+				column->path[0].name = utf8(column->name);
 			}
 		}
 	}
@@ -346,7 +376,7 @@ read_keys(KsTopicTable *table, const char *value)
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("option \"key\" of foreign table \"%s\" names column \"%s\", which it does not have",
 							table->name, name)));
-		if (table->columns[i].meta != KS_META_NONE)
+		if (table->columns[i].meta != KS_COL_NONE)
 			bad_column(table, &table->columns[i], "Columns of option key must be fields of the value.");
 		table->keys[table->nkeys++] = i;
 	}
@@ -366,14 +396,17 @@ check_table(const KsTopicTable *table)
 		if (column->is_dropped)
 			continue;
 		check_column(table, column);
-		nvalues += column->meta == KS_META_VALUE;
-		has_error |= column->meta == KS_META_ERROR;
+		nvalues += column->meta == KS_COL_VALUE;
+		has_error |= column->meta == KS_COL_ERROR;
 	}
 	if (table->parser == NULL && nvalues > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_COLUMN_NUMBER),
 				 errmsg("foreign table \"%s\" of format raw has %d columns for the value", table->name, nvalues),
 				 errhint("Say with option \"meta\" what the others are.")));
+	for (int i = 0; i < table->nkeys; i++)
+		if (table->columns[table->keys[i]].npath != 1)
+			bad_column(table, &table->columns[table->keys[i]], "The path of a column of option key must be one name.");
 	if (table->nkeys > 0 && (table->key_format == KS_TOPIC_KEY_BYTES || (table->key_format == KS_TOPIC_KEY_TEXT && table->nkeys > 1)))
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),

@@ -10,22 +10,29 @@
 #include "kafka/properties.h"
 #include "utils/rel.h"
 
-/* Where a column's values come from: option "meta", or (KS_META_NONE) a field of the message's value. */
+/* Where a column's values come from: option "meta", or (KS_COL_NONE) a field of the message's value. */
 typedef enum KsMeta
 {
-	KS_META_NONE,
-	KS_META_TOPIC,
-	KS_META_PARTITION,
-	KS_META_OFFSET,
-	KS_META_TIMESTAMP,
-	KS_META_KEY,
-	KS_META_HEADERS,
-	KS_META_VALUE,
-	KS_META_OP,
-	KS_META_BEFORE,
-	KS_META_UNCHANGED,
-	KS_META_ERROR
+	KS_COL_NONE,
+	KS_COL_TOPIC,
+	KS_COL_PARTITION,
+	KS_COL_OFFSET,
+	KS_COL_TIMESTAMP,
+	KS_COL_KEY,
+	KS_COL_HEADERS,
+	KS_COL_VALUE,
+	KS_COL_OP,
+	KS_COL_BEFORE,
+	KS_COL_UNCHANGED,
+	KS_COL_ERROR
 } KsMeta;
+
+/* A step of a path: a member of an object, or an element of an array. */
+typedef struct KsPathStep
+{
+	char	   *name;			/* in UTF-8; NULL: an element */
+	int			index;			/* of the element, from 0 */
+} KsPathStep;
 
 typedef struct KsTopicColumn
 {
@@ -33,8 +40,8 @@ typedef struct KsTopicColumn
 	Oid			type;
 	KsMeta		meta;
 	bool		is_dropped;
-	int			npath;			/* members to descend, 0 = the whole (only with meta key and before) */
-	char	  **path;			/* in UTF-8 */
+	int			npath;			/* steps to descend, of which the first is a member; 0 = the whole (only with meta) */
+	KsPathStep *path;
 } KsTopicColumn;
 
 typedef enum KsTopicKey
@@ -75,8 +82,8 @@ extern KsTopicTable *ks_topic_table(Relation rel);
 extern void ks_topic_table_option_check(const char *name, const char *value);
 extern void ks_topic_column_option_check(const char *name, const char *value);
 
-/* Splits option "path" at its dots; a backslash takes the next character as it is.  NULL: there is an empty member. */
-extern char **ks_path_split(const char *text, int *count);
+/* Reads option "path" (text in UTF-8), in the syntax of option "paths" of subscriptions.  NULL: it is none. */
+extern KsPathStep *ks_path_read(const char *text, int *count);
 
 /* Name of the table for messages. */
 extern char *ks_topic_table_name(const KsTopicTable *table);

@@ -153,3 +153,33 @@ def test_tutorial_rebuild(make_db, kafka):
         shop.q("SELECT id, customer_id, city, amount FROM orders ORDER BY id")
     assert results[-1][1] == shop.q("SELECT count(*), sum(amount) FROM orders")
     assert reports.q("TABLE kafka.problems") == []
+
+
+def run_as_psql(page, database, kafka):
+    """Runs the SQL of a page as psql does, block by block; the block behind one, if it names no language, is its output."""
+    path = ROOT / "docs" / page
+    text = path.read_text()
+    env = dict(os.environ, PGHOST="127.0.0.1", PGPORT=str(database.cluster.port), PGUSER="postgres", PGDATABASE=database.name,
+               PGTZ="UTC", LC_ALL="C.UTF-8")
+    blocks = list(re.finditer(r"```sql\n(.*?)```\n(?:```\n(.*?)```\n)?", text, flags=re.S))
+    assert blocks
+    for block in blocks:
+        sql, wanted = block.groups()
+        done = subprocess.run(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1"], env=env, capture_output=True, text=True,
+                              input=sql.replace("localhost:9092", kafka.bootstrap))
+        assert done.returncode == 0, f"{sql}\n{done.stderr}"
+        if os.environ.get("ACCEPT") and wanted is not None:
+            text = text.replace(wanted, done.stdout, 1)
+        else:
+            assert done.stdout == (wanted or ""), f"{sql}\n{done.stdout}"
+    if os.environ.get("ACCEPT"):
+        path.write_text(text)
+
+
+def test_tutorial_query_a_topic(make_db, kafka):
+    database = make_db(extension=False)
+    try:
+        run_as_psql("tutorial-query-a-topic.md", database, kafka)
+    finally:
+        kafka.delete_topic("webshop.orders")
+        database.q("DROP OWNED BY reporting; DROP ROLE reporting")

@@ -50,7 +50,7 @@ def numbers(db, kafka):
     topic = kafka.create_topic(partitions=3, config=FOREVER)
     kafka.produce_many(topic, [dict(value={"id": n, "name": f"n{n}", "sub": {"x": [n]}}, key=f"k{n}", partition=n % 3,
                                     timestamp=ms(n // 3)) for n in range(300)])
-    table(db, "t", topic, META + ", id int, name text, x int OPTIONS (path 'sub.x.0')")
+    table(db, "t", topic, META + ", id int, name text, x int OPTIONS (path 'sub.x[0]')")
     return topic
 
 
@@ -64,8 +64,8 @@ def test_columns(db, kafka):
     table(db, "t", topic, """topic text OPTIONS (meta 'topic'), p bigint OPTIONS (meta 'partition'), "offset" bigint OPTIONS (meta 'offset'),
         ts timestamptz OPTIONS (meta 'timestamp'), key bytea OPTIONS (meta 'key'), headers jsonb OPTIONS (meta 'headers'),
         value text OPTIONS (meta 'value'), whole jsonb OPTIONS (meta 'value'), "ID" bigint OPTIONS (path 'id'),
-        dot text OPTIONS (path 'a\\.b'), l bool OPTIONS (path 'j.k.1.l'), j jsonb, amount numeric, at timestamptz,
-        missing text, none text OPTIONS (path 'j.k.7.l')""")
+        dot text OPTIONS (path '"a.b"'), l bool OPTIONS (path '$.j.k[1].l'), j jsonb, amount numeric, at timestamptz,
+        missing text, none text OPTIONS (path 'j.k[7].l')""")
     first, second = db.dicts('SELECT * FROM t ORDER BY "offset"')
     assert first["topic"] == topic and (first["p"], first["offset"]) == (0, 0)
     assert first["ts"] == datetime.datetime.fromtimestamp(1700000000, datetime.timezone.utc)
@@ -630,7 +630,7 @@ def test_refused(db, kafka, writable):
     db.q("ALTER FOREIGN TABLE w OPTIONS (ADD updatable 'false')")
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="does not allow inserts"):
         db.q("INSERT INTO w (id) VALUES (1)")
-    for column in ("a text OPTIONS (path 'x.0.y')", "a text, b text OPTIONS (path 'a.b')", "a text, b text OPTIONS (path 'a')"):
+    for column in ("a text OPTIONS (path 'x[0].y')", "a text, b text OPTIONS (path 'a.b')", "a text, b text OPTIONS (path 'a')"):
         db.q("DROP FOREIGN TABLE IF EXISTS o")
         table(db, "o", writable, column)
         with pytest.raises(psycopg.errors.FeatureNotSupported, match='cannot insert into foreign table "o"'):
@@ -778,3 +778,108 @@ def test_rights_to_write(db, kafka, cluster, writable):
         assert sorted(m.json["id"] for m in kafka.consume(writable)) == [1, 2, 6, 7]
     finally:
         db.q("DROP OWNED BY topic_writer CASCADE; DROP ROLE topic_writer")
+
+
+# ---- importing
+
+def columns(db, name):
+    return dict(db.q("SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0", name))
+
+
+META_TYPES = {"partition": "integer", "offset": "bigint", "timestamp": "timestamp with time zone"}
+
+
+def test_import(db, kafka):
+    prefix = kafka.new_topic_name("imp")
+    names = {kind: kafka.create_topic(f"{prefix}.{kind}", partitions=2) for kind in ("json", "events", "schemas", "lines", "bytes", "empty", "mixed")}
+    kafka.produce_many(names["json"], [dict(key={"id": n}, value={
+        "id": n, "big": 2 ** 70, "n": 1.5 if n else 1, "b": True, "d": "2024-01-01", "ts": "2024-01-01T00:00:00", "tz": "2024-01-01T00:00:00Z",
+        "u": "123e4567-e89b-12d3-a456-426614174000", "t": "2024-01-01" if n else "x", "o": {"a": 1}, "l": [1], "none": None,
+        "x": n if n else "text", "offset": 5, "Name": "q", "long" * 20: 1}) for n in range(30)])
+    event = {"before": None, "after": {"id": 1, "at": 1700000000000000, "name": "x"}, "op": "c", "source": {}}
+    kafka.produce(names["events"], event, key={"id": 1})
+    fields = [{"field": "id", "type": "int32"}, {"field": "at", "type": "int64", "name": "io.debezium.time.MicroTimestamp"},
+              {"field": "amount", "type": "bytes", "name": "org.apache.kafka.connect.data.Decimal",
+               "parameters": {"scale": "2", "connect.decimal.precision": "10"}}, {"field": "name", "type": "string"}]
+    kafka.produce(names["schemas"], {"schema": {"type": "struct", "fields": [{"field": "after", "type": "struct", "fields": fields}]},
+                                     "payload": {**event, "after": {**event["after"], "amount": "EtY="}}},
+                  key={"schema": {"type": "struct", "fields": [fields[0]]}, "payload": {"id": 1}})
+    kafka.produce(names["lines"], "one line", key="k")
+    kafka.produce(names["bytes"], b"\xff\x00", key=b"\xff")
+    kafka.produce(names["mixed"], {"a": 1})
+    kafka.produce(names["mixed"], "no object")
+    db.q("CREATE SCHEMA c")
+    db.q(f'IMPORT FOREIGN SCHEMA "{prefix}" FROM SERVER kafka INTO c')
+    assert {n for (n,) in db.q("SELECT relname FROM pg_class WHERE relnamespace = 'c'::regnamespace")} == set(names)
+    assert columns(db, "c.json") == {**{k: v for k, v in META_TYPES.items() if k != "offset"}, "_offset": "bigint", "key": "jsonb",
+        "id": "bigint", "big": "numeric", "n": "numeric", "b": "boolean", "d": "date", "ts": "timestamp without time zone",
+        "tz": "timestamp with time zone", "u": "uuid", "t": "text", "o": "jsonb", "l": "jsonb", "none": "text", "x": "text",
+        "offset": "bigint", "Name": "text", ("long" * 20)[:63]: "bigint"}
+    assert columns(db, "c.events") == {**META_TYPES, "key": "jsonb", "op": "text", "id": "bigint", "at": "bigint", "name": "text"}
+    assert columns(db, "c.schemas") == {**META_TYPES, "key": "jsonb", "op": "text", "id": "integer", "at": "timestamp without time zone",
+                                        "amount": "numeric(10,2)", "name": "text"}
+    assert columns(db, "c.lines") == {**META_TYPES, "key": "text", "value": "text"}
+    assert columns(db, "c.bytes") == {**META_TYPES, "key": "bytea", "value": "bytea"}
+    assert columns(db, "c.mixed") == {**META_TYPES, "key": "text", "value": "text"}
+    assert columns(db, "c.empty") == {**META_TYPES, "key": "text", "value": "text"}
+    # they can be read
+    assert db.q(f'SELECT id, n::text, key, "Name", "{"long" * 20}" FROM c.json WHERE id = 7') == [(7, "1.5", {"id": 7}, "q", 1)]
+    assert db.q("SELECT id, at::text, amount::text, op FROM c.schemas") == [(1, "2023-11-14 22:13:20", "48.22", "c")]
+    assert db.q("SELECT key, value FROM c.lines") == [("k", "one line")] and bytes(db.value("SELECT value FROM c.bytes")) == b"\xff\x00"
+    kafka.produce(names["json"], None, key={"id": 99})
+    assert db.q("SELECT id FROM c.json WHERE b IS NULL") == [(99,)]
+    # and say what they were made of
+    comments = dict(db.q("SELECT relname::text, obj_description(oid, 'pg_class') FROM pg_class WHERE relnamespace = 'c'::regnamespace"))
+    assert comments["json"] == f"Topic {names['json']} with 2 partitions. Format json and columns guessed from the last 30 messages."
+    assert comments["schemas"].endswith("from the schemas of the last 1 message.") and "no messages" in comments["empty"]
+
+
+def test_import_some(db, kafka):
+    prefix = kafka.new_topic_name("some")
+    for name in ("a", "b", "c.d", "e" * 70):
+        kafka.produce(kafka.create_topic(f"{prefix}.{name}"), {"id": 1})
+    db.q("CREATE SCHEMA x; CREATE SCHEMA y; CREATE SCHEMA z")
+
+    def tables(schema):
+        return {n for (n,) in db.q("SELECT relname::text FROM pg_class WHERE relnamespace = %s::regnamespace", schema)}
+    db.q(f'IMPORT FOREIGN SCHEMA "{prefix}" LIMIT TO (a, "c.d") FROM SERVER kafka INTO x')
+    assert tables("x") == {"a", "c.d"} and db.value('SELECT id FROM x."c.d"') == 1
+    notices = []
+    db.connection.add_notice_handler(lambda d: notices.append(d.message_primary))
+    db.q(f'IMPORT FOREIGN SCHEMA "{prefix}" EXCEPT (a) FROM SERVER kafka INTO y OPTIONS (format \'raw\', sample \'1\')')
+    assert tables("y") == {"b", "c.d"} and columns(db, "y.b")["value"] == "text"
+    assert any("name is too long" in n for n in notices), notices
+    # all topics, by their whole names
+    db.q(f'IMPORT FOREIGN SCHEMA topics LIMIT TO ("{prefix}.a") FROM SERVER kafka INTO z')
+    assert tables("z") == {f"{prefix}.a"}
+    for sql, error in ((f'IMPORT FOREIGN SCHEMA "{prefix}" LIMIT TO (nothing) FROM SERVER kafka INTO z', 'no topic for table "nothing"'),
+                       ('IMPORT FOREIGN SCHEMA "no.such.prefix" FROM SERVER kafka INTO z', "begins with"),
+                       (f'IMPORT FOREIGN SCHEMA "{prefix}" FROM SERVER kafka INTO z OPTIONS (format \'avro\')', "auto, json"),
+                       (f'IMPORT FOREIGN SCHEMA "{prefix}" FROM SERVER kafka INTO z OPTIONS (sample \'0\')', "number of messages"),
+                       (f'IMPORT FOREIGN SCHEMA "{prefix}" FROM SERVER kafka INTO z OPTIONS (colour \'0\')', 'invalid option "colour"')):
+        with pytest.raises(psycopg.Error) as raised:
+            db.q(sql)
+        assert error in str(raised.value)
+    # an import of everything leaves internal topics out
+    kafka.create_topic(f"__{prefix}")
+    everything = kafka.topics()
+    db.q("CREATE SCHEMA w")
+    limit = ", ".join(f'"{t}"' for t in everything if not t.startswith((prefix, f"__{prefix}")) and len(t) < 64) or '"x"'
+    db.q(f"IMPORT FOREIGN SCHEMA topics EXCEPT ({limit}) FROM SERVER kafka INTO w")
+    assert tables("w") == {f"{prefix}.{n}" for n in ("a", "b", "c.d")}
+
+
+def test_import_by_others(db, kafka):
+    """USAGE on the server is enough, with one's own login."""
+    prefix = kafka.new_topic_name("mine")
+    kafka.produce(kafka.create_topic(f"{prefix}.t"), {"id": 1})
+    db.q("DROP ROLE IF EXISTS topic_importer; CREATE ROLE topic_importer LOGIN; CREATE SCHEMA c AUTHORIZATION topic_importer")
+    try:
+        with db.connect(user="topic_importer") as connection:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f'IMPORT FOREIGN SCHEMA "{prefix}" FROM SERVER kafka INTO c')
+            db.q("GRANT USAGE ON FOREIGN SERVER kafka TO topic_importer")
+            connection.execute(f'IMPORT FOREIGN SCHEMA "{prefix}" FROM SERVER kafka INTO c')
+            assert connection.execute("SELECT id FROM c.t").fetchall() == [(1,)]
+    finally:
+        db.q("DROP OWNED BY topic_importer CASCADE; DROP ROLE topic_importer")
