@@ -46,6 +46,16 @@ snapshot_holders(int *n)
 	return GetCurrentVirtualXIDs(ReadNextTransactionId(), true, false, PROC_IS_AUTOVACUUM | PROC_IN_VACUUM, n);
 }
 
+/* Is a transaction in the list? */
+static bool
+is_among(const VirtualTransactionId *one, const VirtualTransactionId *list, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (VirtualTransactionIdEquals(*one, list[i]))
+			return true;
+	return false;
+}
+
 /*
  * Are all snapshots gone that were there when this was first asked?  Later ones see all of the shadows, which have not
  * been written to since.
@@ -54,12 +64,17 @@ static bool
 old_snapshots_gone(KsRebuild *r)
 {
 	VirtualTransactionId *now;
+	VirtualTransactionId *waiters;
 	VirtualTransactionId *held;
+	LOCKTAG		tag;
 	int			n;
+	int			nwaiters;
 	int			left = 0;
 
 	StartTransactionCommand();
 	now = snapshot_holders(&n);
+	ks_subscription_waiter_tag(&tag, r->subscription->id);
+	waiters = GetLockConflicts(&tag, AccessExclusiveLock, &nwaiters);
 	if (r->nholders < 0)
 	{
 		r->holders = MemoryContextAlloc(TopMemoryContext, sizeof(VirtualTransactionId) * Max(n, 1));
@@ -68,12 +83,8 @@ old_snapshots_gone(KsRebuild *r)
 	}
 	held = r->holders;
 	for (int i = 0; i < r->nholders; i++)
-		for (int j = 0; j < n; j++)
-			if (VirtualTransactionIdEquals(held[i], now[j]))
-			{
-				held[left++] = held[i];
-				break;
-			}
+		if (is_among(&held[i], now, n) && !is_among(&held[i], waiters, nwaiters))
+			held[left++] = held[i];
 	r->nholders = left;
 	CommitTransactionCommand();
 	return left == 0;

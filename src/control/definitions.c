@@ -239,6 +239,14 @@ ks_subscription_lock(int64 id, bool exclusive)
 	lock_definition("subscription", id, exclusive ? ExclusiveLock : ShareLock);
 }
 
+/* See definitions.h. */
+void
+ks_subscription_waiter_tag(LOCKTAG *tag, int64 id)
+{
+	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, ks_catalog_relid("subscription"),
+					   hash_bytes((unsigned char *) &id, sizeof(id)), 2);
+}
+
 /* Takes the lock of a publisher until the end of the transaction. */
 void
 ks_publisher_lock(int64 id)

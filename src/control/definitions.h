@@ -10,6 +10,7 @@
 #include "control/catalog.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/jsonb.h"
 
@@ -67,6 +68,11 @@ extern int64 ks_random_id(void);
  * exclusively nothing moves the positions until this transaction ends.
  */
 extern void ks_subscription_lock(int64 id, bool exclusive);
+/*
+ * The lock that a statement holds which does nothing but wait for a subscription: a rebuild need not wait for its snapshot
+ * to go, and would wait for itself.
+ */
+extern void ks_subscription_waiter_tag(LOCKTAG *tag, int64 id);
 /* Keeps other functions that change this publisher waiting until the end of the transaction; takes no xid. */
 extern void ks_publisher_lock(int64 id);
 

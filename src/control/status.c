@@ -6,6 +6,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
@@ -16,6 +17,10 @@
 #include "funcapi.h"
 #include "kafka/log_position.h"
 #include "miscadmin.h"
+#include "nodes/plannodes.h"
+#include "nodes/primnodes.h"
+#include "storage/lock.h"
+#include "tcop/pquery.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -314,6 +319,45 @@ is_rebuilding(int64 id)
 }
 
 /*
+ * Is the statement under way this function's call and nothing else, with a snapshot of its own?  Then that snapshot reads
+ * nothing any more.
+ */
+static bool
+is_whole_statement(FunctionCallInfo fcinfo)
+{
+	PlannedStmt *statement;
+	TargetEntry *result;
+
+	if (IsolationUsesXactSnapshot() || ActivePortal == NULL || list_length(ActivePortal->stmts) != 1)
+		return false;
+	statement = linitial_node(PlannedStmt, ActivePortal->stmts);
+	if (statement->commandType != CMD_SELECT || statement->subplans != NIL || !IsA(statement->planTree, Result) ||
+		outerPlan(statement->planTree) != NULL || list_length(statement->planTree->targetlist) != 1)
+		return false;
+	result = linitial_node(TargetEntry, statement->planTree->targetlist);
+	return IsA(result->expr, FuncExpr) && ((FuncExpr *) result->expr)->funcid == fcinfo->flinfo->fn_oid;
+}
+
+/* Waits until no target of a subscription is being read again; false: the time is up. */
+static bool
+wait_for_rebuild(FunctionCallInfo fcinfo, int64 id, TimestampTz end)
+{
+	LOCKTAG		tag;
+	bool		marked = is_whole_statement(fcinfo);
+	bool		ready = true;
+
+	ks_subscription_waiter_tag(&tag, id);
+	if (marked)
+		(void) LockAcquire(&tag, AccessShareLock, false, false);
+	while (ready && is_rebuilding(id))
+		ready = wait_step(KS_WORKER_SUBSCRIPTION, id, end);
+	ConditionVariableCancelSleep();
+	if (marked)
+		LockRelease(&tag, AccessShareLock, false);
+	return ready;
+}
+
+/*
  * kafka.wait_for_subscription(name, timeout): true when every partition is applied up to the last stable offset that it
  * had at the call, in all targets.
  */
@@ -334,14 +378,8 @@ ks_wait_for_subscription(PG_FUNCTION_ARGS)
 		s = ks_own_subscription(name);	/* raises the error */
 	options = ks_subscription_options(s);
 	positions = ks_resolve_start(ks_server_open(NameStr(s->server), s->owner), s->topics, s->ntopics, "latest", true);
-	while (is_rebuilding(s->id))
-	{
-		if (!wait_step(KS_WORKER_SUBSCRIPTION, s->id, end))
-		{
-			ConditionVariableCancelSleep();
-			PG_RETURN_BOOL(false);
-		}
-	}
+	if (!wait_for_rebuild(fcinfo, s->id, end))
+		PG_RETURN_BOOL(false);
 	foreach(lc, positions)
 	{
 		KsPartitionPosition *p = lfirst(lc);

@@ -471,6 +471,21 @@ def test_after_a_gap(db, kafka):
     assert db.one("SELECT count(*), min(id) FROM t") == (30, 1000)
 
 
+def test_wait_is_no_reader(db, kafka):
+    """A statement that does nothing but wait for the rebuild is not waited for."""
+    topic = kafka.create_topic()
+    table(db)
+    kafka.produce_many(topic, rows(1000))
+    subscribe(db, topic, "t")
+    db.wait_for_subscription("s")
+    file = storage(db)
+    for statement in ("SELECT kafka.wait_for_subscription('s')", "SELECT kafka.wait_for_subscription(name => 's', timeout => '20 s')"):
+        rebuild(db)
+        assert db.value(statement)
+        assert storage(db) != file
+        file = storage(db)
+
+
 def test_difference_when_readers_never_leave(db, kafka):
     topic = kafka.create_topic()
     table(db)
