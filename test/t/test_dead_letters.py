@@ -663,3 +663,35 @@ def test_superseded_for_some_targets(db, kafka, topic):
     db.wait("SELECT NOT EXISTS (SELECT 1 FROM kafka.dead_letter)")
     assert db.q("SELECT v FROM log ORDER BY n") == [("new",), ("old",)]
     assert db.q("SELECT v FROM t") == [("new",)]
+
+
+def test_search_path_of_users(db, kafka, topic):
+    """Code of users that runs while messages are read cannot choose what our statements mean."""
+    role = f"mallory{db.name[2:]}"
+    db.q(f"""CREATE ROLE "{role}"; GRANT ALL ON SCHEMA public TO "{role}"; CREATE TABLE caught (who text);
+             GRANT INSERT, SELECT ON caught TO PUBLIC; CREATE SCHEMA evil AUTHORIZATION "{role}" """)
+    try:
+        with db.connect() as c:
+            c.execute(f'SET SESSION AUTHORIZATION "{role}"')
+            c.execute("""
+                CREATE FUNCTION evil.eq(bytea, bytea) RETURNS bool LANGUAGE plpgsql AS
+                    $$ BEGIN INSERT INTO public.caught VALUES (current_user); RETURN true; END $$;
+                CREATE FUNCTION evil.eq(bigint, bigint) RETURNS bool LANGUAGE plpgsql AS
+                    $$ BEGIN INSERT INTO public.caught VALUES (current_user); RETURN true; END $$;
+                CREATE OPERATOR evil.= (FUNCTION = evil.eq, LEFTARG = bytea, RIGHTARG = bytea);
+                CREATE OPERATOR evil.= (FUNCTION = evil.eq, LEFTARG = bigint, RIGHTARG = bigint);
+                CREATE FUNCTION evil.set(text) RETURNS bool LANGUAGE plpgsql AS
+                    $$ BEGIN PERFORM set_config('search_path', 'evil, pg_catalog', false); RETURN true; END $$;
+                CREATE DOMAIN evil.word AS text CHECK (evil.set(VALUE));
+                CREATE TABLE t (id int PRIMARY KEY, v evil.word, n int CHECK (n < 1000))""")
+        kafka.produce(topic, {"id": 1, "v": "x", "n": 5000}, {"id": 1})
+        aside(db, topic)
+        db.wait_for_subscription("s")
+        assert len(letters(db)) == 1
+        kafka.produce(topic, {"id": 1, "v": "y", "n": 1}, {"id": 1})
+        db.wait_for_subscription("s")
+        assert [letter["superseded"] for letter in letters(db)] == [True]
+        assert db.q("SELECT id, v::text FROM t") == [(1, "y")] and db.q("TABLE caught") == []
+    finally:
+        db.q("SELECT kafka.drop_subscription('s', true)")
+        db.q(f'DROP OWNED BY "{role}" CASCADE; DROP ROLE "{role}"')
