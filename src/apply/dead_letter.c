@@ -17,6 +17,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -148,21 +149,35 @@ timestamp_of_ms(int64 ms)
 	return ms * 1000 - ((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE)) * USECS_PER_DAY;
 }
 
-/* Begins to use SPI as the bootstrap superuser. */
-static void
-connect_as_superuser(KsIdentity *saved)
+/* What is in force around our own statements. */
+typedef struct Surroundings
 {
-	ks_become_superuser(saved);
+	KsIdentity	identity;
+	int			nest_level;
+} Surroundings;
+
+/*
+ * Begins to use SPI as the bootstrap superuser.  Code of users may have run in this transaction: the search_path that it
+ * left behind must not choose our operators.
+ */
+static void
+connect_as_superuser(Surroundings *saved)
+{
+	ks_become_superuser(&saved->identity);
+	saved->nest_level = NewGUCNestLevel();
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+							 false);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 }
 
 /* Ends it. */
 static void
-disconnect(const KsIdentity *saved)
+disconnect(const Surroundings *saved)
 {
 	SPI_finish();
-	ks_become_caller(saved);
+	AtEOXact_GUC(false, saved->nest_level);
+	ks_become_caller(&saved->identity);
 }
 
 /* Runs a statement that is prepared once in a process; returns SPI's code, which is checked for failure. */
@@ -214,7 +229,7 @@ ks_dead_letters_load(const KsSubscription *s)
 	Oid			types[1] = {INT8OID};
 	Datum		values[1] = {Int64GetDatum(s->id)};
 	Portal		portal;
-	KsIdentity	saved;
+	Surroundings saved;
 
 	if (letters.context)
 		MemoryContextDelete(letters.context);
@@ -356,7 +371,7 @@ ks_dead_letter_add(const KsSubscription *s, const KsMessage *m, char op, Oid tar
 	char		nulls[15] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
 	Datum		values[15];
 	Jsonb	   *headers = ks_message_headers(m);
-	KsIdentity	saved;
+	Surroundings saved;
 	bool		known;
 	char		operation[2] = {op, '\0'};
 	int64		id;
@@ -467,7 +482,7 @@ ks_dead_letters_mark(const KsSubscription *s)
 	Datum		values[3];
 	Datum	   *ids;
 	Datum	   *keys;
-	KsIdentity	saved;
+	Surroundings saved;
 	char		null;
 
 	if (letters.noverting == 0)

@@ -42,6 +42,7 @@ truncate_table(KsTargetTable *t)
 void
 ks_local_apply(KsBatch *b)
 {
+	b->run->stage = "apply";
 	if (b->truncate)
 		truncate_table(b->target);
 	if (b->nrows == 0)

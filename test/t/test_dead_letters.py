@@ -626,3 +626,72 @@ def test_topic_while_kafka_is_away(db, private_kafka):
     wait_until(lambda: [m.key for m in kafka.consume(dead)] == [b'{"id": 1}'], 60)
     db.wait("SELECT next_offset = 1 FROM kafka.subscription_position", timeout=60)
     assert db.state("subscription", "s")["pid"] == pid
+
+
+def test_query_that_raises(db, kafka, topic):
+    """A query that fails for one row: that message alone; a row that its table refuses is told apart."""
+    for name in "ab":
+        table(db, f"id int PRIMARY KEY, q int CONSTRAINT {name}_small CHECK (q < 1000)", name)
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "n": 0 if i == 3 else 5000 if i == 5 else i}) for i in range(1, 9)])
+    aside(db, topic, None, enabled=False)
+    db.q("""SELECT kafka.add_target('s', 'a', $$ SELECT (after->>'id')::int AS id, 10 / (after->>'n')::int AS q FROM batch $$);
+            SELECT kafka.add_target('s', 'b', $$ SELECT (after->>'id')::int AS id, (after->>'n')::int AS q FROM batch $$);
+            SELECT kafka.resume_subscription('s')""")
+    db.wait_for_subscription("s")
+    ids = "SELECT array_agg(id ORDER BY id) FROM "
+    assert db.value(ids + "a") == db.value(ids + "b") == [1, 2, 4, 6, 7, 8]
+    assert [(letter["offset"], letter["stage"], letter["sqlstate"], letter["error"].split(": ")[0]) for letter in letters(db)] == [
+        (2, "query", "22012", "target public.a"), (4, "apply", "23514", "target public.b")]
+    db.q("""UPDATE kafka.dead_letter SET value = '{"id": 3, "n": 2}' WHERE stage = 'query'; ALTER TABLE b DROP CONSTRAINT b_small""")
+    assert retry(db) == 2
+    assert db.q("SELECT a.id, a.q, b.q FROM a JOIN b USING (id) WHERE id IN (3, 5)") == [(3, 5, 2), (5, 0, 5000)]
+
+
+def test_superseded_for_some_targets(db, kafka, topic):
+    """A target that takes every event gets a superseded letter all the same; one that holds the latest state does not."""
+    table(db, DDL)
+    table(db, "id int, v text, n int", "log")
+    kafka.produce(topic, {"id": 1, "v": "old", "n": 5000}, {"id": 1})
+    aside(db, topic, enabled=False)
+    db.q("SELECT kafka.add_target('s', 'log', mode => 'append'); SELECT kafka.resume_subscription('s')")
+    db.wait_for_subscription("s")
+    kafka.produce(topic, {"id": 1, "v": "new", "n": 1}, {"id": 1})
+    db.wait_for_subscription("s")
+    assert [letter["superseded"] for letter in letters(db)] == [True]
+    assert db.q("SELECT v FROM log") == [("new",)]
+    assert db.value("SELECT kafka.retry_dead_letters('s')") == 1
+    db.wait("SELECT NOT EXISTS (SELECT 1 FROM kafka.dead_letter)")
+    assert db.q("SELECT v FROM log ORDER BY n") == [("new",), ("old",)]
+    assert db.q("SELECT v FROM t") == [("new",)]
+
+
+def test_search_path_of_users(db, kafka, topic):
+    """Code of users that runs while messages are read cannot choose what our statements mean."""
+    role = f"mallory{db.name[2:]}"
+    db.q(f"""CREATE ROLE "{role}"; GRANT ALL ON SCHEMA public TO "{role}"; CREATE TABLE caught (who text);
+             GRANT INSERT, SELECT ON caught TO PUBLIC; CREATE SCHEMA evil AUTHORIZATION "{role}" """)
+    try:
+        with db.connect() as c:
+            c.execute(f'SET SESSION AUTHORIZATION "{role}"')
+            c.execute("""
+                CREATE FUNCTION evil.eq(bytea, bytea) RETURNS bool LANGUAGE plpgsql AS
+                    $$ BEGIN INSERT INTO public.caught VALUES (current_user); RETURN true; END $$;
+                CREATE FUNCTION evil.eq(bigint, bigint) RETURNS bool LANGUAGE plpgsql AS
+                    $$ BEGIN INSERT INTO public.caught VALUES (current_user); RETURN true; END $$;
+                CREATE OPERATOR evil.= (FUNCTION = evil.eq, LEFTARG = bytea, RIGHTARG = bytea);
+                CREATE OPERATOR evil.= (FUNCTION = evil.eq, LEFTARG = bigint, RIGHTARG = bigint);
+                CREATE FUNCTION evil.set(text) RETURNS bool LANGUAGE plpgsql AS
+                    $$ BEGIN PERFORM set_config('search_path', 'evil, pg_catalog', false); RETURN true; END $$;
+                CREATE DOMAIN evil.word AS text CHECK (evil.set(VALUE));
+                CREATE TABLE t (id int PRIMARY KEY, v evil.word, n int CHECK (n < 1000))""")
+        kafka.produce(topic, {"id": 1, "v": "x", "n": 5000}, {"id": 1})
+        aside(db, topic)
+        db.wait_for_subscription("s")
+        assert len(letters(db)) == 1
+        kafka.produce(topic, {"id": 1, "v": "y", "n": 1}, {"id": 1})
+        db.wait_for_subscription("s")
+        assert [letter["superseded"] for letter in letters(db)] == [True]
+        assert db.q("SELECT id, v::text FROM t") == [(1, "y")] and db.q("TABLE caught") == []
+    finally:
+        db.q("SELECT kafka.drop_subscription('s', true)")
+        db.q(f'DROP OWNED BY "{role}" CASCADE; DROP ROLE "{role}"')
