@@ -67,6 +67,8 @@ ks_topic_encoder_check(const KsTopicTable *table)
 	if (strcmp(table->format, "debezium") == 0)
 		cannot_write(table, "Events of format debezium tell of changes in a database's table; there is none behind these rows.",
 					 "Use format json, or publish a table with kafka.create_publisher.");
+	if (table->parser != NULL && strcmp(table->format, "json") != 0)
+		cannot_write(table, psprintf("Format %s is only read.", table->format), "Use format json or raw.");
 	for (int i = 0; i < table->natts; i++)
 	{
 		const KsTopicColumn *column = &table->columns[i];

@@ -194,7 +194,9 @@ ks_topic_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path, 
 		if (bms_is_member(i + 1 - FirstLowInvalidHeapAttributeNumber, used) ||
 			bms_is_member(0 - FirstLowInvalidHeapAttributeNumber, used))
 			wanted = lappend_int(wanted, i);
-	if (root->limit_tuples > 0 && bms_membership(root->all_baserels) == BMS_SINGLETON)
+	/* a LIMIT says how much is read where it counts what is read, as it comes */
+	if (root->limit_tuples > 0 && root->sort_pathkeys == NIL && list_length(useful) == list_length(scan_clauses) &&
+		bms_membership(root->all_baserels) == BMS_SINGLETON)
 		limit = Min(root->limit_tuples, PG_INT32_MAX);
 	return make_foreignscan(tlist, extract_actual_clauses(scan_clauses, false), rel->relid, useful,
 							list_make2(wanted, list_make1_int((int) limit)), NIL, NIL, outer_plan);

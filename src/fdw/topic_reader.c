@@ -17,6 +17,7 @@
 #define SILENCE_MS 5000
 #define POKE_AFTER (8 * 1024 * 1024)	/* about when librdkafka's queue may have been full */
 #define POKE_EVERY (2 * 1024 * 1024)
+#define POKE_AFTER_FEW (128 * 1024)
 /* Below this many messages wanted, little is fetched ahead. */
 #define FEW 1000
 
@@ -441,7 +442,8 @@ note_taken(KsTopicReader *reader, Size size)
 {
 	reader->taken += size;
 	reader->unpoked += size;
-	if (rd_kafka_version() < 0x02020000 && reader->taken >= POKE_AFTER && (reader->unpoked >= POKE_EVERY || size == 0))
+	if (rd_kafka_version() < 0x02020000 && reader->taken >= (reader->few ? POKE_AFTER_FEW : POKE_AFTER) &&
+		(reader->unpoked >= POKE_EVERY || size == 0))
 	{
 		rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(reader->nranges);
 
@@ -502,6 +504,7 @@ take_message(KsTopicReader *reader, rd_kafka_event_t *event, KsMessage *m)
 	m->key_size = rkm->key_len;
 	m->value = rkm->payload;
 	m->value_size = rkm->len;
+	m->native = event;
 	m->find_header = find_header;
 	m->headers_of = rkm;
 	if (range->next >= range->end)

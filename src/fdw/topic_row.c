@@ -29,6 +29,7 @@ typedef struct Column
 	const KsTopicColumn *column;
 	int			index;
 	int			hint;			/* place of its field in the message before */
+	int			place;			/* among the table's fields, for formats without names */
 	bool		is_key;			/* of option "key": if the value lacks it, it is taken from the key */
 	bool		is_bytea;
 	bool		is_json;
@@ -44,6 +45,8 @@ struct KsTopicRow
 	Column	   *columns;
 	bool		needs_value;	/* it must be parsed */
 	bool		needs_key;
+	bool		more;			/* the message has another row */
+	int			nfields;		/* of the table */
 	bool		has_json_headers;	/* headers of format json say more of its fields */
 	bool		wraps_keys;		/* keys may be {"schema":..,"payload":..} */
 	KsParser   *parser;
@@ -113,6 +116,8 @@ add_column(KsTopicRow *row, int index)
 	c->index = index;
 	c->is_bytea = base == BYTEAOID;
 	c->is_json = base == JSONOID || base == JSONBOID;
+	for (int i = 0; i < index; i++)
+		c->place += !row->table->columns[i].is_dropped && row->table->columns[i].meta == KS_COL_NONE;
 	switch (column->meta)
 	{
 		case KS_COL_NONE:
@@ -162,14 +167,22 @@ ks_topic_row_create(const KsTopicTable *table, TupleDesc desc, const Bitmapset *
 		for (int i = 0; i < table->natts; i++)
 			if (!table->columns[i].is_dropped && !bms_is_member(i, wanted))
 				add_column(row, i);
-	row->needs_value &= table->parser != NULL;
+	for (int i = 0; i < table->natts; i++)
+		row->nfields += !table->columns[i].is_dropped && table->columns[i].meta == KS_COL_NONE;
+	/* how many rows there are in a message is in its value */
+	row->needs_value = table->parser != NULL && (row->needs_value || table->parser->next != NULL);
 
 	if (row->needs_value)
 	{
-		KsParserOptions options = {0};
+		const char *cause;
 
-		if ((row->parser = table->parser->create()) == NULL || table->parser->configure(row->parser, &options) != NULL)
+		if ((row->parser = table->parser->create()) == NULL)
 			ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+		cause = table->parser->configure(row->parser, &table->parser_options);
+		if (cause)
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+					 errmsg("options of foreign table \"%s\" are not right: %s", table->name, cause)));
 	}
 	if (row->needs_key && (row->key_parser = ks_json_parser_create()) == NULL)
 		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
@@ -261,6 +274,13 @@ find_field(KsTopicRow *row, const KsFieldList *list, Column *c, KsField *field)
 
 	if (!list->present)
 		return false;
+	if (list == &row->parsed.after && row->parsed.order == KS_BY_POSITION)
+	{
+		if (c->place >= list->count)
+			return false;
+		*field = list->fields[c->place];
+		return true;
+	}
 	if (at >= list->count || !field_is(&list->fields[at], name, size))
 	{
 		for (at = 0; at < list->count; at++)
@@ -490,30 +510,57 @@ parse(KsTopicRow *row, const KsMessage *m)
 	KsMessage	message = *m;
 	const char *error;
 
-	ks_parsed_clear(&row->parsed);
-	ks_parsed_clear(&row->parsed_key);
-	if (row->key_parser)
+	if (row->more)
 	{
-		ks_json_parser_reset(row->key_parser);
-		error = ks_json_key(row->key_parser, m, row->wraps_keys, &row->parsed_key);
+		/* the next row of the same message, whose key is known */
+		row->more = false;
+		error = row->table->parser->next(row->parser, &row->parsed);
 		if (error)
 			parse_error(error);
 	}
-	if (!row->needs_value || m->value == NULL)
-		return;
-	row->table->parser->reset(row->parser);
-	/* the key was looked at as the table says, which need not be as the format says */
-	message.key = NULL;
-	message.key_size = 0;
-	if (row->has_json_headers)
+	else
 	{
-		message.json_null = m->find_header(m, KS_HEADER_JSON_NULL, &message.json_null_size);
-		message.unchanged = m->find_header(m, KS_HEADER_UNCHANGED, &message.unchanged_size);
+		ks_parsed_clear(&row->parsed);
+		ks_parsed_clear(&row->parsed_key);
+		if (row->key_parser)
+		{
+			ks_json_parser_reset(row->key_parser);
+			error = ks_json_key(row->key_parser, m, row->wraps_keys, &row->parsed_key);
+			if (error)
+				parse_error(error);
+		}
+		if (!row->needs_value || m->value == NULL)
+			return;
+		row->table->parser->reset(row->parser);
+		/* the key was looked at as the table says, which need not be as the format says */
+		message.key = NULL;
+		message.key_size = 0;
+		if (row->has_json_headers)
+		{
+			message.json_null = m->find_header(m, KS_HEADER_JSON_NULL, &message.json_null_size);
+			message.unchanged = m->find_header(m, KS_HEADER_UNCHANGED, &message.unchanged_size);
+		}
+		error = row->table->parser->parse(row->parser, &message, &row->parsed);
+		if (error)
+			parse_error(error);
 	}
-	error = row->table->parser->parse(row->parser, &message, &row->parsed);
-	if (error)
-		parse_error(error);
+	row->more = row->parsed.more;
+	if (row->parsed.after.present && row->parsed.order == KS_BY_POSITION && row->parsed.after.count != row->nfields)
+		parse_error(psprintf("the line has %d fields, and the table %d columns for them", row->parsed.after.count,
+							 row->nfields));
 	ks_converter_use_connector(row->converter, row->parsed.connector, row->parsed.connector_size);
+}
+
+bool
+ks_topic_row_has_more(const KsTopicRow *row)
+{
+	return row->more;
+}
+
+void
+ks_topic_row_forget(KsTopicRow *row)
+{
+	row->more = false;
 }
 
 /* Reads all that can fail. */

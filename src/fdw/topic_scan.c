@@ -23,6 +23,7 @@ typedef struct TopicScan
 	KsTopicRow *row;
 	List	   *conditions;
 	bool		begun;			/* since the last rescan */
+	KsMessage	message;		/* the one at hand */
 } TopicScan;
 
 /* Prepares a scan, without asking Kafka for anything. */
@@ -54,7 +55,6 @@ iterate_scan(ForeignScanState *node)
 {
 	TopicScan  *scan = node->fdw_state;
 	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
-	KsMessage	message;
 
 	ExecClearTuple(slot);
 	if (!scan->begun)
@@ -62,12 +62,13 @@ iterate_scan(ForeignScanState *node)
 		KsBounds	bounds;
 
 		ks_conditions_bounds(scan->conditions, node->ss.ps.ps_ExprContext, &bounds);
+		ks_topic_row_forget(scan->row);
 		ks_topic_reader_start(scan->reader, &bounds);
 		scan->begun = true;
 	}
-	if (!ks_topic_reader_next(scan->reader, &message))
+	if (!ks_topic_row_has_more(scan->row) && !ks_topic_reader_next(scan->reader, &scan->message))
 		return slot;
-	ks_topic_row_read(scan->row, &message, slot->tts_values, slot->tts_isnull);
+	ks_topic_row_read(scan->row, &scan->message, slot->tts_values, slot->tts_isnull);
 	return ExecStoreVirtualTuple(slot);
 }
 

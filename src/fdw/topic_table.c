@@ -42,8 +42,13 @@ static const struct
 /* In the order of KsTopicKey, after KS_TOPIC_KEY_DEFAULT. */
 static const char *const key_formats[] = {"text", "json", "bytes"};
 static const char *const table_options[] = {
-	"topic", "format", "key", "key_format", "timestamps", "on_error", "updatable", "use_remote_estimate"
+	"topic", "format", "key", "key_format", "timestamps", "on_error", "updatable", "use_remote_estimate",
+	"flat", "source.connector", "csv.header", "csv.columns", "csv.delimiter", "csv.quote", "csv.null", "syslog.lenient",
+	"syslog.time_zone"
 };
+
+/* Formats of values. */
+static const char *const formats[] = {"json", "debezium", "csv", "syslog", "raw"};
 static const char *const column_options[] = {"meta", "path"};
 
 /* Reports a value that an option cannot have. */
@@ -169,8 +174,12 @@ ks_topic_table_option_check(const char *name, const char *value)
 	}
 	else if (strcmp(name, "format") == 0)
 	{
-		if (strcmp(value, "json") != 0 && strcmp(value, "debezium") != 0 && strcmp(value, "raw") != 0)
-			bad_value(name, value, "It must be json, debezium, or raw.");
+		bool		known = false;
+
+		for (int i = 0; i < (int) lengthof(formats); i++)
+			known |= strcmp(formats[i], value) == 0;
+		if (!known)
+			bad_value(name, value, "It must be json, debezium, csv, syslog, or raw.");
 	}
 	else if (strcmp(name, "key") == 0)
 	{
@@ -195,7 +204,16 @@ ks_topic_table_option_check(const char *name, const char *value)
 		if (strcmp(value, "error") != 0 && strcmp(value, "null") != 0)
 			bad_value(name, value, "It must be error or null.");
 	}
-	else if (strcmp(name, "updatable") == 0 || strcmp(name, "use_remote_estimate") == 0)
+	else if (strcmp(name, "csv.delimiter") == 0 || strcmp(name, "csv.quote") == 0)
+	{
+		if (strlen(value) != 1)
+			bad_value(name, value, "It must be one ASCII character.");
+	}
+	else if (strcmp(name, "source.connector") == 0 || strcmp(name, "csv.columns") == 0 || strcmp(name, "csv.null") == 0 ||
+			 strcmp(name, "syslog.time_zone") == 0)
+		 /* checked by the parser when the table is used */ ;
+	else if (strcmp(name, "updatable") == 0 || strcmp(name, "use_remote_estimate") == 0 || strcmp(name, "flat") == 0 ||
+			 strcmp(name, "csv.header") == 0 || strcmp(name, "syslog.lenient") == 0)
 		(void) bool_value(name, value);
 	else
 		unknown_option(name, "a topic's table", table_options, lengthof(table_options));
@@ -246,8 +264,9 @@ check_column(const KsTopicTable *table, const KsTopicColumn *column)
 	switch (column->meta)
 	{
 		case KS_COL_NONE:
-			if (table->parser == NULL && has_path)
-				bad_column(table, column, "Format raw has no fields that a path could lead to.");
+			if (has_path && !table->is_json && column->npath > 1 && strcmp(table->format, "syslog") != 0)
+				bad_column(table, column, psprintf("Fields of format %s have nothing inside that a path could lead to.",
+												   table->format));
 			return;
 		case KS_COL_KEY:
 			if (table->key_format == KS_TOPIC_KEY_BYTES && !has_path && getBaseType(type) != BYTEAOID)
@@ -323,7 +342,8 @@ read_columns(KsTopicTable *table, Relation rel)
 		KsTopicColumn *column = &table->columns[i];
 		ListCell   *cell;
 
-		column->is_dropped = attribute->attisdropped;
+		/* virtual generated columns (PostgreSQL 18) are not ours to read or write either */
+		column->is_dropped = attribute->attisdropped || attribute->attgenerated == 'v';
 		if (column->is_dropped)
 			continue;
 		column->name = pstrdup(NameStr(attribute->attname));
@@ -351,6 +371,30 @@ read_columns(KsTopicTable *table, Relation rel)
 			}
 		}
 	}
+}
+
+/* Takes an option that is the parser's. */
+static void
+read_parser_option(KsParserOptions *o, const char *name, const char *value)
+{
+	if (strcmp(name, "flat") == 0)
+		o->flat = bool_value(name, value);
+	else if (strcmp(name, "source.connector") == 0)
+		o->connector = utf8(value);
+	else if (strcmp(name, "csv.header") == 0)
+		o->csv_header = bool_value(name, value);
+	else if (strcmp(name, "csv.columns") == 0)
+		o->csv_columns = utf8(value);
+	else if (strcmp(name, "csv.delimiter") == 0)
+		o->csv_delimiter = value[0];
+	else if (strcmp(name, "csv.quote") == 0)
+		o->csv_quote = value[0];
+	else if (strcmp(name, "csv.null") == 0)
+		o->csv_null = utf8(value);
+	else if (strcmp(name, "syslog.lenient") == 0)
+		o->syslog_lenient = bool_value(name, value);
+	else if (strcmp(name, "syslog.time_zone") == 0)
+		o->syslog_time_zone = utf8(value);
 }
 
 /* Finds the columns of option "key". */
@@ -455,7 +499,10 @@ ks_topic_table(Relation rel)
 			table->updatable = bool_value(option->defname, value);
 		else if (strcmp(option->defname, "use_remote_estimate") == 0)
 			table->remote_estimate = bool_value(option->defname, value);
+		else
+			read_parser_option(&table->parser_options, option->defname, value);
 	}
+	table->is_json = strcmp(table->format, "json") == 0 || strcmp(table->format, "debezium") == 0;
 	if (strcmp(table->format, "raw") != 0)
 		table->parser = ks_parser_ops(table->format);
 	read_columns(table, rel);

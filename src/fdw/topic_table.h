@@ -61,6 +61,8 @@ typedef struct KsTopicTable
 	char	   *topic;			/* in UTF-8 */
 	char	   *format;
 	const KsParserOps *parser;	/* NULL: format raw, whose value is one column's */
+	KsParserOptions parser_options;
+	bool		is_json;		/* values are JSON: fields have insides */
 	KsTopicKey key_format;
 	int			nkeys;			/* option "key": attribute indexes of the columns that make the message key */
 	int		   *keys;

@@ -883,3 +883,32 @@ def test_import_by_others(db, kafka):
             assert connection.execute("SELECT id FROM c.t").fetchall() == [(1,)]
     finally:
         db.q("DROP OWNED BY topic_importer CASCADE; DROP ROLE topic_importer")
+
+
+def test_csv_and_syslog(db, kafka):
+    topic = kafka.create_topic()
+    kafka.produce(topic, '1,one,\n2,"two, quoted",2024-01-01\n', key="k")
+    kafka.produce(topic, "3,three,2024-03-01")
+    kafka.produce(topic, None, key="gone")
+    table(db, "c", topic, 'id int, key text OPTIONS (meta \'key\'), t text, d date, "offset" bigint OPTIONS (meta \'offset\')', format="csv")
+    day = datetime.date
+    assert db.q('SELECT * FROM c ORDER BY "offset", id') == [
+        (1, "k", "one", None, 0), (2, "k", "two, quoted", day(2024, 1, 1), 0), (3, None, "three", day(2024, 3, 1), 1), (None, "gone", None, None, 2)]
+    assert db.value("SELECT count(*) FROM c") == 4 and read(db, "SELECT * FROM c") == 3
+    # a scan that is left within a message and begins anew
+    assert db.q("SELECT x, (SELECT id FROM c WHERE x > 0 LIMIT 1) FROM generate_series(1, 3) x") == [(n, 1) for n in (1, 2, 3)]
+    kafka.produce(topic, "4,too,2024-03-01,many")
+    with pytest.raises(psycopg.Error, match=r"offset 3 cannot be read: the line has 4 fields, and the table 3 columns"):
+        db.q("SELECT * FROM c")
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match='cannot insert into foreign table "c"'):
+        db.q("INSERT INTO c VALUES (1)")
+    named = kafka.create_topic()
+    kafka.produce(named, "t;id\nx;7\n\\N;8")
+    table(db, "h", named, "id int, t text", format="csv", **{'"csv.header"': "true", '"csv.delimiter"': ";", '"csv.null"': "\\N"})
+    assert db.q("SELECT * FROM h ORDER BY id") == [(7, "x"), (8, None)]
+    logs = kafka.create_topic()
+    kafka.produce(logs, '<34>1 2024-10-11T22:14:15.003Z web1 su 77 ID47 [ex@1 user="bob"] failed for bob')
+    table(db, "s", logs, "severity int, hostname text, timestamp timestamptz, message text, who text OPTIONS (path 'structured_data.\"ex@1\".user')",
+          format="syslog")
+    assert db.q("SELECT severity, hostname, timestamp = '2024-10-11 22:14:15.003+00', message, who FROM s") == [
+        (2, "web1", True, "failed for bob", "bob")]
