@@ -88,6 +88,9 @@ ks_consumer_gap(const KsConsumer *c, const KsOffset *o, const char *reason)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("subscription \"%s\": topic \"%s\", partition %d cannot be read on at offset " INT64_FORMAT ": %s",
 					NameStr(c->subscription->name), o->topic, o->partition, o->stored, reason),
+			 c->rebuild ?
+			 errhint("Read again what is left with kafka.rebuild_subscription(%s, force => true).",
+					 quote_literal_cstr(NameStr(c->subscription->name))) :
 			 errhint("Messages may have been lost. Rebuild all targets from what the log holds with "
 					 "kafka.rebuild_subscription(%s, force => true), or go on elsewhere with kafka.seek_subscription().",
 					 quote_literal_cstr(NameStr(c->subscription->name)))));

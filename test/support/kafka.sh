@@ -7,6 +7,8 @@
 # DIR/env holds KAFKA_BOOTSTRAP (no login, a super user) and KAFKA_SASL_BOOTSTRAP (SASL_PLAINTEXT, PLAIN; users admin,
 # alice, bob with password <user>-secret; admin is a super user, the others get what ACLs grant, or all where a
 # resource has none). DIR/pid, DIR/log. Ports, data and given properties last until destroy.
+# KAFKA_JOIN=DIR2 and KAFKA_NODE=N at its first start make it broker N of the cluster of the one in DIR2, which is broker 1
+# and the only controller.
 # KAFKA_HEAP and KAFKA_OPTS_EXTRA replace the JVM options (benchmarks want a bigger heap and the full compiler).
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -81,6 +83,14 @@ log.initial.task.delay.ms=500
 broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=4000
 EOF
+  if [ -n "${KAFKA_JOIN:-}" ]; then # the last of several values holds
+    cat >>"$dir/server.properties.new" <<EOF
+process.roles=broker
+node.id=$KAFKA_NODE
+$(grep '^controller.quorum.voters=' "$KAFKA_JOIN/server.properties")
+listeners=PLAINTEXT://127.0.0.1:$plain,SASL_PLAINTEXT://127.0.0.1:$sasl
+EOF
+  fi
   for property in "$@"; do printf '%s\n' "$property" >>"$dir/server.properties.new"; done
   printf 'KAFKA_BOOTSTRAP=127.0.0.1:%s\nKAFKA_SASL_BOOTSTRAP=127.0.0.1:%s\n' "$plain" "$sasl" >"$dir/env"
   "$java" -XX:TieredStopAtLevel=1 "$tmp" -cp "$class_path" -Dlog4j2.configurationFile="$dir/log4j2.properties" \

@@ -320,6 +320,12 @@ class Kafka:
         self._script("start", *properties)
         return self
 
+    def join(self, first, node, *properties):
+        """Starts as broker number node of the cluster of another one, which is number 1 and the controller."""
+        _run("env", f"KAFKA_JOIN={first.directory}", f"KAFKA_NODE={node}", "KAFKA_HEAP=-Xms128m -Xmx512m",
+             SUPPORT / "kafka.sh", "start", self.directory, *properties)
+        return self
+
     def stop(self):
         self._script("stop")
 

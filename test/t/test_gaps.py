@@ -227,3 +227,48 @@ def test_topics_come_and_go(db, kafka):
     kafka.delete_topic(f"{prefix}.two")
     db.wait("SELECT count(*) = 1 FROM kafka.problems WHERE problem LIKE %s", f"topic \"{prefix}.two\"%gone%")
     del held
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_on_gap_rebuild(db, kafka, workers):
+    """With "on_gap": "rebuild" the targets become what the log holds now, whatever the gap was."""
+    topic = kafka.create_topic(partitions=2)
+    table(db)
+    subscribe(db, topic, "t", options={"on_gap": "rebuild"}, workers=workers)
+    kafka.produce_many(topic, messages("old", 20))
+    db.wait_for_subscription("s")
+    pause(db)
+    # a topic that is another one
+    recreate(kafka, topic, partitions=2)
+    kafka.produce_many(topic, messages("new", 30, 10))
+    resume(db)
+    db.wait("SELECT count(*) = 30 AND bool_and(v = 'new') FROM t", timeout=60)
+    db.wait("SELECT state = 'streaming' AND cardinality(pids) = %s FROM kafka.subscription_status", workers, timeout=60)
+    # messages that retention took
+    pause(db)
+    kafka.produce_many(topic, messages("gone", 40, 100))
+    for partition, (low, high) in kafka.watermarks(topic).items():
+        db.q("SELECT kafka.delete_records('kafka', %s, %s, %s)", topic, partition, high)
+    kafka.produce_many(topic, messages("left", 5, 200))
+    resume(db)
+    db.wait("SELECT count(*) = 5 AND bool_and(v = 'left') FROM t", timeout=60)
+    # and it goes on
+    kafka.produce_many(topic, messages("more", 5, 300))
+    db.wait("SELECT count(*) = 10 FROM t")
+    db.wait("SELECT count(*) = 0 FROM kafka.problems")
+
+
+def test_on_gap_rebuild_after_a_long_absence(db, kafka):
+    topic = compacted(kafka, **{"delete.retention.ms": "3600000"})
+    table(db)
+    kafka.produce_many(topic, messages("x", 10))
+    subscribe(db, topic, "t", options={"on_gap": "rebuild"})
+    db.wait_for_subscription("s")
+    pause(db)
+    backdate(db, "2 hours")
+    db.q("INSERT INTO t VALUES (1000, 'as if its delete had been missed')")
+    kafka.produce_many(topic, messages("y", 5))
+    resume(db)
+    db.wait("SELECT count(*) = 10 AND count(*) FILTER (WHERE v = 'y') = 5 FROM t", timeout=60)
+    db.wait_for_subscription("s")
+    db.wait_state("subscription", "s", "streaming")
