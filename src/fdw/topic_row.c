@@ -508,6 +508,8 @@ parse(KsTopicRow *row, const KsMessage *m)
 	error = row->table->parser->parse(row->parser, &message, &row->parsed);
 	if (error)
 		parse_error(error);
+	if (row->converter)
+		ks_converter_use_connector(row->converter, row->parsed.connector, row->parsed.connector_size);
 }
 
 /* Reads all that can fail. */
