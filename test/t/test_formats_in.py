@@ -300,6 +300,7 @@ def test_metadata_bad(db, kafka, topic):
     assert rows(db, "v") == [('[["a", "b"]]',)]
     db.q("ALTER TABLE t ADD i smallint")
     db.q("SELECT kafka.pause_subscription('s')")
+    db.wait_state("subscription", "s", "paused")
     db.q("""SELECT kafka.alter_subscription('s', '{"metadata_columns": {"i": "topic"}}')""")
     kafka.produce(topic, {"id": 2})
     db.q("SELECT kafka.resume_subscription('s')")
@@ -390,10 +391,13 @@ def test_syslog_time_zone(db, kafka, topic):
     refused(db, topic, "syslog", {"syslog.time_zone": "Nowhere/Else"}, "syslog.time_zone", "Nowhere/Else")
     for zone in ("12", "BC", "pm", "Mon", "+", "+99", "UTC UTC", "'"):
         refused(db, topic, "syslog", {"syslog.time_zone": zone}, "syslog.time_zone", zone)
+    db.q("SELECT kafka.pause_subscription('s')")
+    db.wait_state("subscription", "s", "paused")
     for zone in ("+05:30", "-0800", "CET", "Z", "America/New_York"):
         db.q("SELECT kafka.alter_subscription('s', %s::jsonb)", json.dumps({"syslog.time_zone": zone}))
     db.q("""SELECT kafka.alter_subscription('s', '{"syslog.time_zone": "+05:30"}')""")
     kafka.produce(topic, "<13>Jul  1 12:00:00 h a: offset", timestamp=AT)
+    db.q("SELECT kafka.resume_subscription('s')")
     db.wait_for_subscription("s")
     assert rows(db, "timestamp", order="o")[-1] == (when(2023, 7, 1, 6, 30),)
     assert db.q("SELECT 1") == [(1,)]
