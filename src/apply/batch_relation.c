@@ -305,6 +305,7 @@ read_event(KsBatchRelation *r, KsBatchEvent *e, const KsMessage *m, const KsPars
 			set_value(e, KS_BATCH_HEADERS - 1, JsonbPGetDatum(headers));
 	}
 
+	ks_decoder_use_connector(r->decoder, parsed->connector, parsed->connector_size);
 	ks_decoder_use_schema(r->decoder, parsed->key_schema, parsed->key_schema_size);
 	refresh_layout(r);
 	read_key(r, e, &parsed->key);

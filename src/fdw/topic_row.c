@@ -548,7 +548,8 @@ parse(KsTopicRow *row, const KsMessage *m)
 	if (row->parsed.after.present && row->parsed.order == KS_BY_POSITION && row->parsed.after.count != row->nfields)
 		parse_error(psprintf("the line has %d fields, and the table %d columns for them", row->parsed.after.count,
 							 row->nfields));
-	ks_converter_use_connector(row->converter, row->parsed.connector, row->parsed.connector_size);
+	if (row->converter)
+		ks_converter_use_connector(row->converter, row->parsed.connector, row->parsed.connector_size);
 }
 
 bool

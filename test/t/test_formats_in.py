@@ -299,8 +299,11 @@ def test_metadata_bad(db, kafka, topic):
     db.wait_for_subscription("s")
     assert rows(db, "v") == [('[["a", "b"]]',)]
     db.q("ALTER TABLE t ADD i smallint")
+    db.q("SELECT kafka.pause_subscription('s')")
+    db.wait_state("subscription", "s", "paused")
     db.q("""SELECT kafka.alter_subscription('s', '{"metadata_columns": {"i": "topic"}}')""")
     kafka.produce(topic, {"id": 2})
+    db.q("SELECT kafka.resume_subscription('s')")
     assert '"i"' in stopped(db, topic, 1)
 
 
@@ -388,10 +391,13 @@ def test_syslog_time_zone(db, kafka, topic):
     refused(db, topic, "syslog", {"syslog.time_zone": "Nowhere/Else"}, "syslog.time_zone", "Nowhere/Else")
     for zone in ("12", "BC", "pm", "Mon", "+", "+99", "UTC UTC", "'"):
         refused(db, topic, "syslog", {"syslog.time_zone": zone}, "syslog.time_zone", zone)
+    db.q("SELECT kafka.pause_subscription('s')")
+    db.wait_state("subscription", "s", "paused")
     for zone in ("+05:30", "-0800", "CET", "Z", "America/New_York"):
         db.q("SELECT kafka.alter_subscription('s', %s::jsonb)", json.dumps({"syslog.time_zone": zone}))
     db.q("""SELECT kafka.alter_subscription('s', '{"syslog.time_zone": "+05:30"}')""")
     kafka.produce(topic, "<13>Jul  1 12:00:00 h a: offset", timestamp=AT)
+    db.q("SELECT kafka.resume_subscription('s')")
     db.wait_for_subscription("s")
     assert rows(db, "timestamp", order="o")[-1] == (when(2023, 7, 1, 6, 30),)
     assert db.q("SELECT 1") == [(1,)]
@@ -748,6 +754,60 @@ def test_flat_bad(db, kafka, topic, case):
     kafka.produce(topic, value)
     subscribe(db, topic, "t", format="debezium", options={"flat": True})
     assert word in stopped(db, topic, 0)
+
+
+# ---- other modes, queries
+
+@pytest.mark.parametrize("format", ["csv", "syslog", "raw"])
+def test_append(db, kafka, topic, format):
+    """Tables without a key, with every line of every message."""
+    messages = {"csv": ("a,1\nb,2", "a,1"), "syslog": ("<13>1 - h a - - - x", "<13>1 - h a - - - x"), "raw": ("x", "x")}[format]
+    ddl = {"csv": "v text, n int", "syslog": "message text, hostname text", "raw": "v bytea"}[format]
+    db.q(f"CREATE TABLE t ({ddl}, o bigint)")
+    kafka.produce_many(topic, [("k", m) for m in messages] + [("k", None)])
+    read(db, topic, format, {"metadata_columns": {"o": "offset"}}, mode="append")
+    assert rows(db) == {"csv": [("a", 1, 0), ("a", 1, 1), ("b", 2, 0)], "syslog": [("x", "h", 0), ("x", "h", 1)],
+                        "raw": [(b"x", 0), (b"x", 1)]}[format]
+
+
+def test_query_over_syslog(db, kafka, topic):
+    """Only what is grave, in a table of its own."""
+    db.q("CREATE TABLE alarms (host text, severity int, text text, at timestamptz, sd text)")
+    kafka.produce_many(topic, [(None, '<8>1 - web1 a - - [x y="z"] down'), (None, "<13>1 - web1 a - - - fine"), (None, "<11>1 - web2 a - - - broken")])
+    db.q("SELECT kafka.create_subscription('s', 'kafka', %s, format => 'syslog')", [topic])
+    db.q("""SELECT kafka.add_target('s', 'alarms', $$SELECT after->>'hostname' AS host, (after->>'severity')::int AS severity,
+            after->>'message' AS text, ts AS at, after->'structured_data'->'x'->>'y' AS sd FROM batch WHERE (after->>'severity')::int <= 3$$, mode => 'append')""")
+    db.wait_for_subscription("s")
+    assert rows(db, "host, severity, text, at IS NOT NULL, sd", "alarms") == [
+        ("web1", 0, "down", True, "z"), ("web2", 3, "broken", True, None)]
+
+
+def test_query_over_csv_and_raw(db, kafka, kafka_topics):
+    csv, raw = kafka_topics
+    db.q("CREATE TABLE c (a text, b numeric); CREATE TABLE r (k text, v text)")
+    kafka.produce_many(csv, [(None, "x,1.5\ny,2.5")])
+    kafka.produce_many(raw, [("key", "väl"), ("bad", b"\xff")])
+    for name, topic, target, query in (("c", csv, "c", "SELECT after->>'column1' AS a, (after->>'column2')::numeric AS b FROM batch"),
+                                       ("r", raw, "r", "SELECT key #>> '{}' AS k, after->>'value' AS v FROM batch")):
+        db.q("SELECT kafka.create_subscription(%s, 'kafka', %s, format => %s)", name, [topic], {"c": "csv", "r": "raw"}[name])
+        db.q("SELECT kafka.add_target(%s, %s::regclass, %s, mode => 'append')", name, target, query)
+    db.wait_for_subscription("c")
+    assert rows(db, target="c") == [("x", D("1.5")), ("y", D("2.5"))]
+    error = db.wait_state("subscription", "r", "error")["last_error"]
+    assert "offset 1" in error and '"value"' in error and "UTF-8" in error
+    assert rows(db, target="r") == [("key", "väl")]
+
+
+def test_query_over_mysql(db, kafka, topic):
+    """Fields of another database's events, typed by a target's columns: nothing is guessed there either."""
+    table(db, "id int PRIMARY KEY, at timestamp", "t")
+    kafka.produce(topic, {**envelope("c", after={"id": 1, "at": 1529476623000}), "source": MYSQL}, {"id": 1})
+    db.q("SELECT kafka.create_subscription('s', 'kafka', %s, format => 'debezium')", [topic])
+    db.q("SELECT kafka.add_target('s', 't', $$SELECT (after->>'id')::int AS id, (after->>'at')::timestamp AS at FROM batch$$)")
+    assert "cannot tell" in db.wait_state("subscription", "s", "error")["last_error"]
+    db.q("""SELECT kafka.alter_subscription('s', '{"column_types": {"at": "io.debezium.time.Timestamp"}}')""")
+    db.wait_for_subscription("s")
+    assert rows(db, "id, at::text") == [(1, "2018-06-20 06:37:03")]
 
 
 # ---- options
