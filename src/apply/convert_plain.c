@@ -12,6 +12,7 @@
 #include "apply/convert_internal.h"
 #include "apply/value_text.h"
 #include "common/int.h"
+#include "compat/pg_compat.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
