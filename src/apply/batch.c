@@ -65,7 +65,7 @@ new_row(KsBatch *b)
 	row = &b->rows[b->nrows++];
 	memory = palloc(b->natts * (sizeof(Datum) + 2));
 	row->hash = 0;
-	row->remove = row->upsert = row->complete = row->keeps = false;
+	row->remove = row->upsert = row->found = row->absent = row->complete = row->keeps = false;
 	row->values = (Datum *) memory;
 	row->nulls = (bool *) (memory + b->natts * sizeof(Datum));
 	row->cells = (uint8 *) (row->nulls + b->natts);
@@ -625,6 +625,7 @@ ks_batch_leave(KsBatch *b, int message)
 	MemoryContext old = MemoryContextSwitchTo(b->context);
 	KsBatchRow *row = row_of_key(b, b->values);
 
+	row->found = true;
 	if (!row->upsert)
 	{
 		row->remove = true;

@@ -22,6 +22,8 @@ typedef struct KsBatchRow
 	int			message;		/* the last one that touched the row */
 	bool		remove;			/* delete what is there, first */
 	bool		upsert;			/* then write this */
+	bool		found;			/* the table is known to have it, as of the begin of the transaction */
+	bool		absent;			/* it is known not to: no need to look */
 	bool		complete;		/* every writable column has a value */
 	bool		keeps;			/* some cell is KS_CELL_KEEP */
 	Datum	   *values;			/* by attribute */

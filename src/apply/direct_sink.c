@@ -373,7 +373,7 @@ ks_direct_apply(KsBatch *b)
 		b->run->current = row->message;
 		while (!done)
 		{
-			if (row->remove || b->list || !lookup(w, row->values))
+			if (row->remove || row->absent || b->list || !lookup(w, row->values))
 			{
 				if (row->keeps)
 					ks_missing_value(w->target, row);

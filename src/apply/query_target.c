@@ -528,6 +528,7 @@ leave_places(KsQueryWriter *w, const Places *p)
 	KsTargetTable *t = w->writer.table;
 	Datum	  **parts = MemoryContextAlloc(b->context, sizeof(Datum *) * Max(p->count, 1));
 	int		   *numbers = MemoryContextAlloc(b->context, sizeof(int) * Max(p->count, 1));
+	bool		exact = false;	/* some key was not looked for */
 	ListCell   *lc;
 
 	for (int i = 0; i < p->count; i++)
@@ -547,6 +548,7 @@ leave_places(KsQueryWriter *w, const Places *p)
 		Leaving		l = {w, numbers};
 		int			n = 0;
 
+		exact = exact || shape->exact;
 		if (shape->exact)
 			continue;
 		for (int i = 0; i < p->count; i++)
@@ -557,6 +559,9 @@ leave_places(KsQueryWriter *w, const Places *p)
 			}
 		ks_existing_keys(t, shape->attributes, shape->nplaces, parts, n, found_row, &l);
 	}
+	/* what was looked for and not found need not be looked for again */
+	for (int i = 0; i < b->nrows && !exact; i++)
+		b->rows[i].absent = !b->rows[i].found && !b->truncate;
 }
 
 /* KsWriterOps.write */

@@ -23,7 +23,9 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgrprotos.h"
 #include "utils/inval.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rls.h"
@@ -67,8 +69,13 @@ ks_target_create(const KsSubscription *subscription, const KsTarget *target, Oid
 	t->subscription = NameStr(subscription->name);
 	t->target = target;
 	t->format = subscription->format;
-	t->column_types = subscription->options->text_value[KS_OPT_COLUMN_TYPES];
-	t->metadata_columns = subscription->options->text_value[KS_OPT_METADATA_COLUMNS];
+	/* what a query gives is no field of a message */
+	if (target->query == NULL)
+	{
+		t->column_types = subscription->options->text_value[KS_OPT_COLUMN_TYPES];
+		t->metadata_columns = subscription->options->text_value[KS_OPT_METADATA_COLUMNS];
+		t->shares_types = list_length(subscription->targets) > 1;
+	}
 	t->parent = CurrentMemoryContext;
 
 	if (!registered)
@@ -272,7 +279,7 @@ describe_metadata(KsTargetTable *t)
 	ListCell   *lc;
 	int			candidates = 0;
 
-	t->metadata = ks_metadata_parse(t->metadata_columns, t->converter);
+	t->metadata = t->metadata_columns ? ks_metadata_parse(t->metadata_columns, t->converter) : NIL;
 	foreach(lc, t->metadata)
 	{
 		int			index = ks_column_index(((KsMetadataColumn *) lfirst(lc))->column);
@@ -330,6 +337,32 @@ can_write_directly(Relation rel)
 			 trig->trig_delete_old_table);
 }
 
+/* The part of option "column_types" that is about this table. */
+static const char *
+own_column_types(KsTargetTable *t)
+{
+	Jsonb	   *types;
+	JsonbIterator *it;
+	JsonbValue	v;
+	JsonbIteratorToken token;
+
+	if (t->column_types == NULL || !t->shares_types)
+		return t->column_types;
+	types = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(t->column_types)));
+	it = JsonbIteratorInit(&types->root);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		char	   *name;
+
+		if (token != WJB_KEY)
+			continue;
+		name = pnstrdup(v.val.string.val, v.val.string.len);
+		if (column_by_name(t, name) < 0)
+			types = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(types), CStringGetTextDatum(name)));
+	}
+	return JsonbToCString(NULL, &types->root, VARSIZE(types));
+}
+
 /* Builds the description anew. */
 static void
 describe(KsTargetTable *t)
@@ -354,7 +387,7 @@ describe(KsTargetTable *t)
 	describe_key(t, rel);
 	check_rights(t);
 	t->direct = can_write_directly(rel);
-	t->converter = ks_converter_create(RelationGetDescr(rel), t->format, t->column_types,
+	t->converter = ks_converter_create(RelationGetDescr(rel), t->format, own_column_types(t),
 									   t->nkeys == 1 ? t->keys[0].index : -1);
 	describe_metadata(t);
 	MemoryContextSwitchTo(old);

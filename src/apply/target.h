@@ -44,6 +44,7 @@ typedef struct KsTargetTable
 	const KsTarget *target;
 	const char *format;
 	const char *column_types;
+	bool		shares_types;	/* column_types may name columns of other targets */
 	const char *metadata_columns;
 	MemoryContext parent;
 

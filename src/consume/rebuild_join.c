@@ -176,6 +176,12 @@ join_positions(KsRebuild *r)
 			elog(ERROR, "could not compare positions");
 		different = SPI_processed;
 		SPI_finish();
+		/* what the new target has seen is no news, even if the others did not have to know */
+		if (different == 0)
+			(void) ks_catalog_execute("UPDATE kafka.subscription_position p SET producers = r.producers "
+									  "FROM kafka.rebuild_position r WHERE p.subscription_id = $1 AND r.subscription_id = $1 "
+									  "AND p.topic = r.topic AND p.partition = r.partition AND r.producers IS NOT NULL "
+									  "AND p.producers IS DISTINCT FROM r.producers", 1, types, values, NULL);
 		return different == 0;
 	}
 	(void) ks_catalog_execute("INSERT INTO kafka.subscription_position (subscription_id, topic, partition, next_offset, "

@@ -82,6 +82,23 @@ def test_repeats(db, kafka, topic):
     assert db.value("SELECT count(*) FROM log") == 10
 
 
+def test_repeats_after_joining_late(db, kafka, topic):
+    """A target that is filled from the log and joins knows what it has seen, though the others never had to."""
+    db.q("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE log (id int)")
+    subscribe(db, topic)
+    add_target(db, "t")
+    events = [dict(key={"id": i}, value={"id": i}, headers=pos("00000000000000a1", "1", i)) for i in range(20)]
+    kafka.produce_many(topic, events)
+    settle(db)
+    assert db.value("SELECT producers FROM kafka.subscription_position") is None
+    add_target(db, "log", mode="append", options={"hydrate": True})
+    db.wait("SELECT count(*) = 20 FROM log", timeout=60)
+    db.wait("SELECT producers IS NOT NULL FROM kafka.subscription_position", timeout=60)
+    kafka.produce_many(topic, events[5:] + [dict(key={"id": 99}, value={"id": 99}, headers=pos("00000000000000a1", "1", 99))])
+    settle(db)
+    assert sorted(db.q("SELECT id FROM log")) == [(i,) for i in range(20)] + [(99,)]
+
+
 def test_foreign_producers(db, kafka, topic):
     """Option dedupe_header; off; and a header that says nonsense."""
     db.q("CREATE TABLE log (id int)")

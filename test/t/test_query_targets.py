@@ -438,6 +438,18 @@ def test_targets_that_disagree_on_types(db, kafka, topic):
     assert db.value("SELECT at::text FROM a") == "1970-01-01 00:00:01.5" == db.value("SELECT at::text FROM b")
 
 
+def test_column_types_of_one_target(db, kafka, topic):
+    """column_types may name what only a query reads, or only one of several tables has."""
+    db.q("CREATE TABLE a (id int PRIMARY KEY, total numeric); CREATE TABLE b (id int PRIMARY KEY, amount text); CREATE TABLE c (id int PRIMARY KEY)")
+    subscribe(db, topic, format="debezium", options={"column_types": {"amount": "numeric(10,2)"}, "ignore_unknown_columns": True})
+    add_target(db, "a", "SELECT (after->>'id')::int AS id, (after->>'amount')::numeric AS total FROM batch")
+    add_target(db, "b")
+    add_target(db, "c")
+    kafka.produce(topic, envelope("c", after={"id": 1, "amount": "AeJA"}), {"id": 1})
+    settle(db)
+    assert db.q("SELECT total::text, amount FROM a JOIN b USING (id) JOIN c USING (id)") == [("1234.56", "1234.56")]
+
+
 def test_alter_while_running(db, kafka, topic):
     """Columns added, renamed and dropped, a renamed reference table: names are bound, types follow."""
     db.q("CREATE TABLE t (id int PRIMARY KEY, v text, x int); CREATE TABLE ref (id int, v text); INSERT INTO ref VALUES (1, 'one')")
