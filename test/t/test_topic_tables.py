@@ -912,3 +912,24 @@ def test_csv_and_syslog(db, kafka):
           format="syslog")
     assert db.q("SELECT severity, hostname, timestamp = '2024-10-11 22:14:15.003+00', message, who FROM s") == [
         (2, "web1", True, "failed for bob", "bob")]
+
+
+def test_large_messages(db, kafka):
+    """A server that allows large messages: written, read as a table, and by a subscription."""
+    db.create_server(kafka, "large", message__max__bytes="8000000")
+    topic = kafka.create_topic(config={"max.message.bytes": "8000000"})
+    table(db, "w", topic, "id int, fill text", server="large", key="id")
+    db.q("CREATE TABLE target (id int PRIMARY KEY, fill text); SELECT kafka.create_subscription('s', 'large', ARRAY['%s'], 'target', format => 'json')" % topic)
+    db.q("INSERT INTO w SELECT i, (SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 100000 + i)) FROM generate_series(1, 3) i")
+    assert db.q("SELECT id, length(fill) FROM w ORDER BY id") == [(i, 32 * (100000 + i)) for i in (1, 2, 3)]
+    db.wait_for_subscription("s")
+    assert db.q("SELECT id, md5(fill) FROM target ORDER BY id") == db.q("SELECT id, md5(fill) FROM w ORDER BY id")
+
+
+def test_flat_debezium(db, kafka):
+    topic = kafka.create_topic()
+    kafka.produce(topic, {"id": 1, "name": "a", "__deleted": "false"}, key={"id": 1})
+    kafka.produce(topic, {"id": 1, "name": None, "__deleted": "true"}, key={"id": 1})
+    table(db, "t", topic, "id int, name text, op text OPTIONS (meta 'op')", format="debezium", flat="true", key="id")
+    assert [(op, i) for i, _, op in db.q("SELECT * FROM t")][1] == ("d", 1)
+    assert db.q("SELECT id, name FROM t LIMIT 1") == [(1, "a")]
