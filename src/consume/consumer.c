@@ -51,10 +51,15 @@ static const KsProperty default_properties[] = {
 	{"socket.nagle.disable", "true"},
 };
 
-/* Was a property given with the server or in the options? */
+/*
+ * Was a property given with the server or in the options?  With larger messages, librdkafka raises fetch.max.bytes by
+ * itself, and refuses a smaller one.
+ */
 static bool
 is_given(const KsServer *server, const KsOptions *options, const char *name)
 {
+	if (strcmp(name, "fetch.max.bytes") == 0 && is_given(server, options, "message.max.bytes"))
+		return true;
 	for (int i = 0; i < server->nproperties; i++)
 		if (strcmp(server->properties[i].name, name) == 0)
 			return true;

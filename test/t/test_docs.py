@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import time
 import uuid
 from pathlib import Path
 
@@ -165,9 +166,18 @@ def run_as_psql(page, database, kafka):
     assert blocks
     for block in blocks:
         sql, wanted = block.groups()
-        done = subprocess.run(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1"], env=env, capture_output=True, text=True,
-                              input=sql.replace("localhost:9092", kafka.bootstrap))
-        assert done.returncode == 0, f"{sql}\n{done.stderr}"
+
+        def run():
+            done = subprocess.run(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1"], env=env, capture_output=True, text=True,
+                                  input=sql.replace("localhost:9092", kafka.bootstrap))
+            assert done.returncode == 0, f"{sql}\n{done.stderr}"
+            return done
+        done = run()
+        # what a query alone returns may come a moment after what was done before
+        deadline = time.monotonic() + 20
+        while re.fullmatch(r"SELECT [^;]+;\n", sql) and done.stdout != wanted and time.monotonic() < deadline:
+            time.sleep(0.2)
+            done = run()
         if os.environ.get("ACCEPT") and wanted is not None:
             text = text.replace(wanted, done.stdout, 1)
         else:

@@ -450,9 +450,20 @@ def test_rights(db, kafka, cluster, numbers):
 
 # ---- writing
 
+def settle(kafka, *topics):
+    """Until readers of committed messages see all there is: Kafka writes its marks a moment after a commit."""
+    for topic in topics:
+        wait_until(lambda: kafka.watermarks(topic) == kafka.watermarks(topic, "read_committed"), what=f"{topic} to settle")
+
+
+def settled(kafka, topic):
+    settle(kafka, topic)
+    return kafka.consume(topic)
+
+
 @pytest.fixture
 def writable(db, kafka):
-    topic = kafka.create_topic(partitions=2)
+    topic = kafka.create_topic(partitions=2, config=FOREVER)
     table(db, "w", topic, META + ", headers jsonb OPTIONS (meta 'headers'), id int, name text, "
           "x int OPTIONS (path 'sub.x'), y text OPTIONS (path 'sub.deep.y'), j jsonb")
     return topic
@@ -462,7 +473,7 @@ def test_insert(db, kafka, writable):
     db.q("""INSERT INTO w (id, name, x, y, j, key, headers, "partition", "timestamp") VALUES
         (1, 'ä', 5, 'z', '{"a": [1]}', 'k1', '[["h", "v"], ["n", null]]', 1, '2024-02-29 12:00:00+00')""")
     assert db.q("INSERT INTO w (id, j) VALUES (2, 'null'), (3, NULL) RETURNING id, \"offset\"") == [(2, None), (3, None)]
-    messages = sorted(kafka.consume(writable), key=lambda m: m.json["id"])
+    messages = sorted(settled(kafka, writable), key=lambda m: m.json["id"])
     assert messages[0].json == {"id": 1, "name": "ä", "j": {"a": [1]}, "sub": {"x": 5, "deep": {"y": "z"}}}
     assert (messages[0].partition, messages[0].key, messages[0].headers) == (1, b"k1", [("h", b"v"), ("n", None)])
     assert messages[0].timestamp == 1709208000000
@@ -476,6 +487,8 @@ def test_insert(db, kafka, writable):
 
 def test_what_transactions_leave(db, kafka, writable):
     def ids(isolation="read_committed"):
+        if isolation == "read_committed":
+            settle(kafka, writable)
         return sorted(m.json["id"] for m in kafka.consume(writable, isolation=isolation))
     # nothing is sent before the commit, nor after a rollback
     with db.connect(autocommit=False) as connection:
@@ -528,7 +541,7 @@ def test_spilled(db, kafka, cluster, writable):
     assert db.value("SELECT count(*) > 0 FROM pg_ls_tmpdir() WHERE name LIKE %s", f"pgsql_tmp{pid}.%")
     db.q("COMMIT")
     assert db.value("SELECT count(*) FROM pg_ls_tmpdir() WHERE name LIKE %s", f"pgsql_tmp{pid}.%") == 0
-    values = {m.json["id"]: m.json["name"] for m in kafka.consume(writable)}
+    values = {m.json["id"]: m.json["name"] for m in settled(kafka, writable)}
     assert sorted(values) == list(range(1, 3002)) and values[200] == "a" * 100 and values[201] == "c" * 50 and values[3001] == "last"
 
 
@@ -551,6 +564,7 @@ def test_volume(db, kafka, cluster, writable):
             done.set()
             watcher.join()
     assert 0 < peak[0] - before < 64 * 1024, (before, peak)
+    settle(kafka, writable)
     assert db.one("SELECT count(*), count(DISTINCT id), sum(id) FROM w") == (300001, 300001, 300000 * 300001 // 2)
 
 
@@ -566,7 +580,7 @@ def test_keys_and_formats(db, kafka):
     db.q("INSERT INTO d VALUES ('\\x00ff', 'eine Zeile'), ('k', NULL)")
     table(db, "e", topics[4], "k text OPTIONS (meta 'key'), b bytea", format="raw", key_format="json")
     db.q("INSERT INTO e VALUES ('k\"', '\\xff00')")
-    seen = [[(m.key, m.value) for m in kafka.consume(topic)] for topic in topics]
+    seen = [[(m.key, m.value) for m in settled(kafka, topic)] for topic in topics]
     assert seen == [[(b'{"id":1,"r":"x"}', b'{"id":1,"r":"x","v":"v"}')], [("wörd".encode(), '{"id":1,"v":"wörd"}'.encode())],
                     [(b'{"a": 1}', b'{"id":1}'), (b'"s"', b'{"id":2}')],
                     [(b"\x00ff"[:1] + b"\xff", b"eine Zeile"), (b"k", None)], [(b'"k\\""', b"\xff\x00")]]
@@ -601,13 +615,13 @@ def test_as_a_table(db, kafka, writable):
     db.q("INSERT INTO w (id) VALUES (1), (-1); INSERT INTO v VALUES (2, 'view')")
     with pytest.raises(psycopg.errors.WithCheckOptionViolation):
         db.q("INSERT INTO v VALUES (0, 'no')")
-    found = sorted((m.json["id"], m.json["name"], m.json["twice"]) for m in kafka.consume(writable))
+    found = sorted((m.json["id"], m.json["name"], m.json["twice"]) for m in settled(kafka, writable))
     assert found == [(1, "NONE", 2), (2, "VIEW", 4)]
     topic = kafka.create_topic()
     db.q(f"""CREATE TABLE parted (id int, name text) PARTITION BY LIST (id); CREATE TABLE one PARTITION OF parted FOR VALUES IN (1);
         CREATE FOREIGN TABLE other PARTITION OF parted DEFAULT SERVER kafka OPTIONS (topic '{topic}')""")
     db.q("INSERT INTO parted SELECT i % 3, i FROM generate_series(1, 9) i")
-    assert [m.json for m in kafka.consume(topic)] == [{"id": i % 3, "name": str(i)} for i in range(1, 10) if i % 3 != 1]
+    assert [m.json for m in settled(kafka, topic)] == [{"id": i % 3, "name": str(i)} for i in range(1, 10) if i % 3 != 1]
     assert db.value("SELECT count(*) FROM parted") == 9
 
 
@@ -657,7 +671,7 @@ def test_prepare(private_cluster, kafka):
     db.q("COMMIT PREPARED 'x'")
     db.q("BEGIN; SELECT * FROM w; PREPARE TRANSACTION 'y'")
     db.q("ROLLBACK PREPARED 'y'")
-    assert kafka.consume(topic) == []
+    assert settled(kafka, topic) == []
 
 
 def test_message_refused_by_the_broker(db, kafka):
@@ -669,9 +683,9 @@ def test_message_refused_by_the_broker(db, kafka):
         db.q("BEGIN; INSERT INTO local VALUES (1); INSERT INTO w SELECT i, '' FROM generate_series(1, 1000) i; "
              "INSERT INTO w SELECT 1001, string_agg(md5(i::text), '') FROM generate_series(1, 1000) i; COMMIT")
     assert "max.message.bytes" in error.value.diag.message_hint
-    assert db.q("SELECT * FROM local") == [] and kafka.consume(topic) == []
+    assert db.q("SELECT * FROM local") == [] and settled(kafka, topic) == []
     db.q("INSERT INTO w VALUES (1, 'short')")
-    assert [m.json["id"] for m in kafka.consume(topic)] == [1]
+    assert [m.json["id"] for m in settled(kafka, topic)] == [1]
 
 
 def test_serializable(db, kafka, writable):
@@ -689,7 +703,7 @@ def test_serializable(db, kafka, writable):
         one.commit()
         with pytest.raises(psycopg.errors.SerializationFailure):
             two.commit()
-    assert [m.json["id"] for m in kafka.consume(writable)] == [1]
+    assert [m.json["id"] for m in settled(kafka, writable)] == [1]
 
 
 def test_broker_gone_at_commit(private_kafka, make_db):
@@ -724,8 +738,9 @@ def test_broker_gone_at_commit(private_kafka, make_db):
             future.result()
     assert db.q("SELECT * FROM local") == []
     private_kafka.restart()
-    assert [m.json["id"] for m in private_kafka.consume(topic)] == [0]
+    assert [m.json["id"] for m in settled(private_kafka, topic)] == [0]
     db.q("INSERT INTO w VALUES (4)")
+    settle(private_kafka, topic)
     assert db.q("SELECT id FROM w ORDER BY id") == [(0,), (4,)]
 
 
@@ -743,7 +758,7 @@ def test_killed_session_leaves_nothing(private_cluster, kafka):
     private_cluster.wait_accepting()
     wait_until(lambda: db.value("SELECT count(*) FROM w") == 0, 30)
     db.q("INSERT INTO w VALUES (1)")
-    assert [m.json["id"] for m in kafka.consume(topic)] == [1]
+    assert [m.json["id"] for m in settled(kafka, topic)] == [1]
 
 
 def test_rights_to_write(db, kafka, cluster, writable):
@@ -775,7 +790,7 @@ def test_rights_to_write(db, kafka, cluster, writable):
             with writer.transaction():
                 writer.execute("INSERT INTO v VALUES (6)")
                 writer.execute("INSERT INTO w (id) VALUES (7)")
-        assert sorted(m.json["id"] for m in kafka.consume(writable)) == [1, 2, 6, 7]
+        assert sorted(m.json["id"] for m in settled(kafka, writable)) == [1, 2, 6, 7]
     finally:
         db.q("DROP OWNED BY topic_writer CASCADE; DROP ROLE topic_writer")
 
@@ -912,3 +927,25 @@ def test_csv_and_syslog(db, kafka):
           format="syslog")
     assert db.q("SELECT severity, hostname, timestamp = '2024-10-11 22:14:15.003+00', message, who FROM s") == [
         (2, "web1", True, "failed for bob", "bob")]
+
+
+def test_large_messages(db, kafka):
+    """A server that allows large messages: written, read as a table, and by a subscription."""
+    db.create_server(kafka, "large", message__max__bytes="8000000")
+    topic = kafka.create_topic(config={"max.message.bytes": "8000000"})
+    table(db, "w", topic, "id int, fill text", server="large", key="id")
+    db.q("CREATE TABLE target (id int PRIMARY KEY, fill text); SELECT kafka.create_subscription('s', 'large', ARRAY['%s'], 'target', format => 'json')" % topic)
+    db.q("INSERT INTO w SELECT i, (SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 100000 + i)) FROM generate_series(1, 3) i")
+    settle(kafka, topic)
+    assert db.q("SELECT id, length(fill) FROM w ORDER BY id") == [(i, 32 * (100000 + i)) for i in (1, 2, 3)]
+    db.wait_for_subscription("s")
+    assert db.q("SELECT id, md5(fill) FROM target ORDER BY id") == db.q("SELECT id, md5(fill) FROM w ORDER BY id")
+
+
+def test_flat_debezium(db, kafka):
+    topic = kafka.create_topic()
+    kafka.produce(topic, {"id": 1, "name": "a", "__deleted": "false"}, key={"id": 1})
+    kafka.produce(topic, {"id": 1, "name": None, "__deleted": "true"}, key={"id": 1})
+    table(db, "t", topic, "id int, name text, op text OPTIONS (meta 'op')", format="debezium", flat="true", key="id")
+    assert [(op, i) for i, _, op in db.q("SELECT * FROM t")][1] == ("d", 1)
+    assert db.q("SELECT id, name FROM t LIMIT 1") == [(1, "a")]
