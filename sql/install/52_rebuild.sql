@@ -16,7 +16,8 @@ CREATE TABLE kafka.subscription_rebuild (
     FOREIGN KEY (subscription_id, target) REFERENCES kafka.subscription_target ON DELETE CASCADE
 );
 
--- Like kafka.subscription_position, of what is read again.  Not dumped: after a restore it begins anew.
+-- Like kafka.subscription_position, of what is read again.  Dumped, since new targets hold what was read so far; copies are
+-- made anew after a restore.
 CREATE TABLE kafka.rebuild_position (
     subscription_id   bigint NOT NULL REFERENCES kafka.subscription ON DELETE CASCADE,
     topic             text NOT NULL,
@@ -33,6 +34,7 @@ CREATE TABLE kafka.rebuild_position (
 ) WITH (fillfactor = 50);
 
 SELECT pg_catalog.pg_extension_config_dump('kafka.subscription_rebuild', '');
+SELECT pg_catalog.pg_extension_config_dump('kafka.rebuild_position', '');
 
 COMMENT ON TABLE kafka.subscription_rebuild IS 'Targets that are being read again from the log, see kafka.rebuild_subscription.';
 COMMENT ON TABLE kafka.rebuild_position IS 'Next offset of each partition of what is being read again.';

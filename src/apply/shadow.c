@@ -256,6 +256,9 @@ ks_shadow_create(const KsTargetTable *t, int64 id)
 		add_index(t->relid, id, t->key_index);
 		set_identity(t, id);
 	}
+	/* rows of a query are looked up by more than the key */
+	while (t->target->query && strcmp(t->target->mode, "upsert") == 0 && ks_shadow_add_index(t->relid, id))
+		CommandCounterIncrement();
 	CommandCounterIncrement();
 	mark_rewrite(shadow, t->relid);
 	CommandCounterIncrement();

@@ -22,8 +22,8 @@ extern void ks_shadow_name(char *dst, int64 id);
 extern char *ks_shadow_definition(Oid target);
 
 /*
- * Makes the shadow of a table that is open as "target", with no index but the key's; drops what may be left of an
- * earlier one.  Returns its Oid.
+ * Makes the shadow of a table that is open as "target", with the key's index, and others only where the writer of the
+ * target looks rows up by them; drops what may be left of an earlier one.  Returns its Oid.
  */
 extern Oid	ks_shadow_create(const KsTargetTable *target, int64 id);
 

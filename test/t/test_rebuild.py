@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from conftest import _run, wait_until
+import test_query_targets as query_targets
 from test_subscription import subscribe, table
 
 
@@ -589,3 +590,86 @@ def test_dead_letters_are_made_anew(db, kafka, workers):
     db.wait_for_subscription("s")
     assert db.value("SELECT count(*) FROM t") == 399
     db.wait_state("subscription", "s", "streaming")
+
+
+def folded(db):
+    """Targets of every mode, of a subscription s; and a check that they are what the log says."""
+    db.q("""CREATE TABLE states (place text, id int, amount int, PRIMARY KEY (place, id)); CREATE INDEX ON states (id);
+            CREATE TABLE events (id text, amount text, at bigint);
+            CREATE TABLE totals (place text PRIMARY KEY, n bigint, total numeric)""")
+
+    def add(**options):
+        query_targets.add_target(db, "states", "SELECT after->>'place' AS place, (after->>'id')::int AS id, (after->>'amount')::int AS amount "
+                                 "FROM batch WHERE (after->>'amount')::int % 7 <> 0", options=dict(options))
+        query_targets.add_target(db, "events", "SELECT after->>'id' AS id, after->>'amount' AS amount, \"offset\" AS at FROM batch",
+                                 mode="append", options=dict(options))
+        query_targets.add_target(db, "totals", "SELECT after->>'place' AS place, count(*) AS n, sum((after->>'amount')::numeric) AS total "
+                                 "FROM batch GROUP BY 1", mode="merge", merge={"n": "count", "total": "sum"}, options=dict(options))
+
+    def check(messages):
+        last = {m[0]["id"]: m[1] for m in messages}
+        assert db.q("SELECT * FROM states ORDER BY id") == sorted(
+            [(r["place"], r["id"], r["amount"]) for r in last.values() if r["amount"] % 7], key=lambda r: r[1])
+        assert sorted(db.q("SELECT id::int, amount::int FROM events")) == sorted((m[1]["id"], m[1]["amount"]) for m in messages)
+        expected = {}
+        for _, r in messages:
+            n, total = expected.get(r["place"], (0, 0))
+            expected[r["place"]] = (n + 1, total + r["amount"])
+        assert {row[0]: (row[1], row[2]) for row in db.q("SELECT * FROM totals")} == expected
+
+    return add, check
+
+
+def orders(n, start=0):
+    return [({"id": i % 2000}, {"id": i % 2000, "place": f"p{i % 13}", "amount": i}) for i in range(start, start + n)]
+
+
+def test_queries_append_and_merge(db, kafka):
+    """Targets of all modes: hydrated when they are new, rebuilt when they are wrong, under traffic, each event once."""
+    topic = kafka.create_topic(partitions=3)
+    table(db, "id int PRIMARY KEY, place text, amount int")
+    add, check = folded(db)
+    messages = orders(8000)
+    kafka.produce_many(topic, messages)
+    subscribe(db, topic, "t", options={"max_batch_rows": 500})
+    db.wait_for_subscription("s")
+    db.q("SELECT kafka.alter_subscription('s', '{\"max_rows_per_second\": 4000}')")
+    add(hydrate=True)
+    db.wait("SELECT rebuild_done > 1000 FROM kafka.subscription_status")
+    messages += orders(500, 8000)
+    kafka.produce_many(topic, messages[-500:])
+    db.q("SELECT pg_terminate_backend(pid) FROM kafka.subscription_status")
+    unlimited(db)
+    rebuilt(db)
+    check(messages)
+    db.q("DELETE FROM states WHERE id % 2 = 0; DELETE FROM events WHERE id::int < 50; UPDATE totals SET n = n + 1, total = 0; DELETE FROM t")
+    rebuild(db)
+    messages += orders(500, 9000)
+    kafka.produce_many(topic, messages[-500:])
+    rebuilt(db)
+    check(messages)
+    assert db.value("SELECT count(*) FROM t") == 2000
+    rebuild(db, target="totals")
+    messages += orders(500, 10000)
+    kafka.produce_many(topic, messages[-500:])
+    rebuilt(db)
+    check(messages)
+
+
+def test_compacted_is_refused(db, kafka):
+    """What appends or merges needs every event."""
+    topic = kafka.create_topic()
+    add, check = folded(db)
+    kafka.produce_many(topic, orders(100))
+    query_targets.subscribe(db, topic)
+    add()
+    db.wait_for_subscription("s")
+    db.q("SELECT kafka.alter_topic('kafka', %s, config => '{\"cleanup.policy\": \"compact\"}')", topic)
+    for target in (None, "events", "totals"):
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=f'topic "{topic}" is compacted: a target of mode'):
+            rebuild(db, target=target)
+    rebuild(db, target="states")
+    rebuilt(db)
+    rebuild(db, force=True)
+    rebuilt(db)
+    check(orders(100))
