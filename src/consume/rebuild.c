@@ -385,6 +385,21 @@ drained(KsRebuild *r)
 	return all;
 }
 
+/* Is the ordinary feed ahead of where a partition was stopped?  That cannot be joined any more. */
+static bool
+passed_by(const KsRebuild *r)
+{
+	for (int i = 0; i < r->feed->offsets->count; i++)
+	{
+		KsOffset   *o = r->feed->offsets->items[i];
+		KsOffset   *live = ks_offsets_find(r->live_offsets, o->topic, o->partition);
+
+		if (live != NULL && live->stored > o->stop)
+			return true;
+	}
+	return false;
+}
+
 /* See rebuild.h. */
 bool
 ks_rebuild_pass(KsRebuild *r, bool *more)
@@ -422,14 +437,19 @@ ks_rebuild_pass(KsRebuild *r, bool *more)
 		case KS_REBUILD_FINISH:
 			if (!ks_feed_pass(r->feed, more))
 				return false;
-			if (stop_at_ends(r))
-			{
-				r->stage = r->live ? KS_REBUILD_DRAIN : KS_REBUILD_JOIN;
-				r->detail = "the other targets catch up";
-				*more = true;
-			}
-			return true;
+			if (!stop_at_ends(r))
+				return true;
+			*more = true;
+			r->stage = KS_REBUILD_JOIN;
+			if (r->live == NULL)
+				return true;
+			r->stage = KS_REBUILD_DRAIN;
+			r->detail = "the other targets catch up";
+			/* at once: live must not run a single time without its bounds */
+			/* FALLTHROUGH */
 		case KS_REBUILD_DRAIN:
+			if (passed_by(r))
+				return false;
 			if (drained(r))
 			{
 				r->stage = KS_REBUILD_JOIN;
