@@ -1,8 +1,11 @@
 """Dead letters: a message that cannot be applied is set aside alone, and can be applied later."""
 
 import json
+import re
 import subprocess
 import time
+import uuid
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -695,3 +698,21 @@ def test_search_path_of_users(db, kafka, topic):
     finally:
         db.q("SELECT kafka.drop_subscription('s', true)")
         db.q(f'DROP OWNED BY "{role}" CASCADE; DROP ROLE "{role}"')
+
+
+def test_tutorial(make_db, kafka):
+    """docs/tutorial-dead-letters.md as it stands there, in one session of psql."""
+    page = (Path(__file__).resolve().parents[2] / "docs/tutorial-dead-letters.md").read_text()
+    blocks = re.findall(r"^```sql\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", page, flags=re.S | re.M)
+    db = make_db(extension=False)
+    prefix = f"shop{uuid.uuid4().hex[:8]}"
+    script = "\\pset footer off\n" + "".join(
+        re.sub(r"\bshop\b", prefix, sql.replace("localhost:9092", kafka.bootstrap)) + "\n\\echo == next\n" for sql, _ in blocks)
+    bin = db.value("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
+    run = subprocess.run([f"{bin}/psql", "-X", "-q", db.cluster.dsn(db.name)], input=script, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True, timeout=120)
+    outputs = run.stdout.split("== next\n")
+    assert len(outputs) == len(blocks) + 1 and "ERROR" not in run.stdout, run.stdout
+    for (sql, expected), output in zip(blocks, outputs):
+        for part in filter(None, expected.rstrip().split("\n\n")):
+            assert part.strip("\n") in output, f"{sql}\nexpected:\n{part}\nthere:\n{output}"
