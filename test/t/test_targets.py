@@ -72,6 +72,28 @@ def test_targets_come_and_go(db, kafka, topic):
     assert db.q("TABLE kafka.subscription_targets") == []
 
 
+def test_added_later(db, kafka, topic):
+    """A target that is added to a subscription that has moved gets what the others have, unless told not to."""
+    tables(db)
+    db.q("CREATE TABLE u (LIKE t INCLUDING ALL); CREATE TABLE w (LIKE t INCLUDING ALL)")
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "v": f"v{i}"}) for i in range(10)])
+    subscribe(db, topic)
+    add(db, "t")
+    db.wait_for_subscription("s")
+    add(db, "u")
+    add(db, "w", options={"hydrate": False})
+    db.wait("SELECT count(*) = 10 FROM u")
+    kafka.produce(topic, {"id": 10, "v": "x"}, {"id": 10})
+    for table, count in (("t", 11), ("u", 11), ("w", 1)):
+        db.wait(f"SELECT count(*) = {count} FROM {table}")
+    db.q("SELECT kafka.drop_target('s', 'u')")
+    db.q("SELECT kafka.delete_records('kafka', %s, 0, 5)", topic)
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refused:
+        add(db, "u")
+    assert "lost its beginning" in str(refused.value) and "hydrate" in refused.value.diag.message_hint
+    add(db, "u", options={"hydrate": False})
+
+
 def test_renames(db, topic):
     """What the query uses can be renamed and moved; the query follows."""
     tables(db)
