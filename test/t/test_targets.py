@@ -72,6 +72,32 @@ def test_targets_come_and_go(db, kafka, topic):
     assert db.q("TABLE kafka.subscription_targets") == []
 
 
+def test_changes_hold_at_once(db, kafka, topic):
+    """What a definition says when a function has committed holds for every message that comes after."""
+    tables(db)
+    db.q("CREATE TABLE u (LIKE t INCLUDING ALL)")
+    subscribe(db, topic)
+    add(db, "t")
+    n = 0
+    for turn in range(6):
+        db.wait_for_subscription("s")
+        before = db.value("SELECT count(*) FROM t")
+        # the worker that runs knows nothing of it yet
+        if turn % 2:
+            db.q("SELECT kafka.drop_target('s', 'u')")
+        else:
+            add(db, "u", options={"hydrate": False})
+        kafka.produce(topic, {"id": n, "v": "x"}, {"id": n})
+        n += 1
+        db.wait_for_subscription("s")
+        assert db.value("SELECT count(*) FROM t") == before + 1
+        assert db.value("SELECT count(*) FROM u") == turn // 2 + 1
+    db.q("SELECT kafka.pause_subscription('s')")
+    kafka.produce(topic, {"id": n, "v": "x"}, {"id": n})
+    db.wait("SELECT state = 'paused' AND pid IS NULL FROM kafka.subscription_status")
+    assert db.value("SELECT count(*) FROM t") == n
+
+
 def test_added_later(db, kafka, topic):
     """A target that is added to a subscription that has moved gets what the others have, unless told not to."""
     tables(db)
