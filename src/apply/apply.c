@@ -238,38 +238,30 @@ ks_apply_abandon(KsApply *a)
 }
 
 /*
- * Is the definition that this worker goes by still in force?  What somebody says of bad messages holds from his commit
- * on, and a worker is told to end only some time after that.
+ * Is the definition that this worker goes by still in force?  What somebody says of targets and of bad messages holds
+ * from his commit on, and a worker is told to end only some time after that.  In a transaction; ks_subscription_lock makes
+ * the answer last.
  */
 static bool
 definition_holds(const KsSubscription *s)
 {
-	Oid			types[2] = {INT8OID, INT4OID};
-	Datum		values[2] = {Int64GetDatum(s->id), Int32GetDatum(s->version)};
-
-	return ks_catalog_execute("SELECT 1 FROM kafka.subscription WHERE id = $1 AND version = $2", 2, types, values, NULL) > 0;
+	return ks_subscription_version(s->id) == s->version;
 }
 
-/*
- * Sets the message that just failed aside in the current transaction, where it is not in a topic already.  False: the
- * definition has changed.
- */
-static bool
+/* Sets the message that just failed aside in the current transaction, where it is not in a topic already. */
+static void
 add_letter(KsApply *a, const KsMessage *m, const ErrorData *e)
 {
 	bool		parsed = strcmp(a->run.stage, "parse") != 0;
 	/* the row it refers to may come with the rest of what is at hand: one more attempt after that */
 	bool		retry = e->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION;
 
-	if (!definition_holds(a->subscription))
-		return false;
 	if (a->subscription->options->text_value[KS_OPT_DLQ_TOPIC])
-		return true;
+		return;
 	ks_dead_letter_add(a->subscription, m, parsed ? a->parsed.op : '\0', a->target, a->run.stage, e->sqlerrcode,
 					   ks_error_cause(a, e), e->detail, retry);
 	if (retry)
 		ks_retry_at_commit(a->subscription->id);
-	return true;
 }
 
 /*
@@ -282,7 +274,7 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, co
 {
 	ErrorData  *volatile error = NULL;
 	MemoryContext old = CurrentMemoryContext;
-	volatile bool ours = true;
+	bool		ours;
 
 	*moved = false;
 	a->opening = false;
@@ -298,12 +290,17 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, co
 	{
 		ks_apply_begin();
 		ks_subscription_lock(a->subscription->id, false);
-		if (letter)
-			ours = add_letter(a, messages + from, letter);
-		else if (count > 0 && a->nwriters > 0)
+		/* once a change of the definition has committed, nothing is applied by the former one */
+		ours = definition_holds(a->subscription);
+		if (ours && letter)
+			add_letter(a, messages + from, letter);
+		else if (ours && count > 0 && a->nwriters > 0)
 			ks_apply_write(a, messages + from, count);
-		a->positions.stage(a->positions.arg, from, count, all);
-		ours = ours && a->positions.write(a->positions.arg);
+		if (ours)
+		{
+			a->positions.stage(a->positions.arg, from, count, all);
+			ours = a->positions.write(a->positions.arg);
+		}
 		if (ours)
 			ks_apply_commit();
 		else

@@ -59,7 +59,7 @@ typedef enum KsApplyResult
 {
 	KS_APPLY_DONE,				/* all of them */
 	KS_APPLY_WAIT,				/* the next one waits for a row it refers to, or for others: try again a little later */
-	KS_APPLY_MOVED				/* the positions were moved by somebody else: begin anew */
+	KS_APPLY_MOVED				/* the positions were moved, or the definition changed, by somebody else: begin anew */
 } KsApplyResult;
 
 /* A table that messages are applied to, and the definition of what is done with it. */

@@ -232,7 +232,8 @@ attempt_letter(KsApply *a, int64 id)
 
 		ks_apply_begin();
 		ks_subscription_lock(a->subscription->id, false);
-		if (lock_letter(a, id, &message, &target, &superseded))
+		if (ks_subscription_version(a->subscription->id) == a->subscription->version &&
+			lock_letter(a, id, &message, &target, &superseded))
 		{
 			choose_writers(a, target, superseded);
 			if (a->nactive > 0)

@@ -57,7 +57,7 @@ set_session(const KsSubscription *s)
 	ks_converter_fix_settings();
 }
 
-/* Reads the definition, and what is to be read again. False: it is gone. */
+/* Reads the definition, and what is to be read again. False: it is gone, or not to run. */
 static bool
 load_definition(Subscriber *s)
 {
@@ -68,8 +68,8 @@ load_definition(Subscriber *s)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(TopMemoryContext);
 	s->subscription = ks_subscription_by_id(ks_my_worker->object_id);
-	if (s->subscription && ks_my_worker->ordinal >= s->subscription->workers)
-		s->subscription = NULL; /* it has fewer workers by now */
+	if (s->subscription && (!s->subscription->enabled || ks_my_worker->ordinal >= s->subscription->workers))
+		s->subscription = NULL; /* it is paused, or has fewer workers by now */
 	if (s->subscription)
 		foreach(lc, s->subscription->targets)
 			ks_target_view_require(lfirst(lc), NameStr(s->subscription->name));

@@ -428,6 +428,34 @@ ks_subscription_topics(int64 id)
 	return result;
 }
 
+/* See catalog.h.  Called in each transaction of a worker, so the table is looked up once. */
+int32
+ks_subscription_version(int64 id)
+{
+	static Oid	relid = InvalidOid;
+	Relation	rel = OidIsValid(relid) ? try_table_open(relid, AccessShareLock) : NULL;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	int32		version = -1;
+
+	if (rel == NULL)
+	{
+		relid = ks_catalog_relid("subscription");
+		if (!OidIsValid(relid))
+			return -1;
+		rel = table_open(relid, AccessShareLock);
+	}
+	ScanKeyInit(&key, SUB_ID, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(id));
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		version = DatumGetInt32(column(tuple, RelationGetDescr(rel), SUB_VERSION));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return version;
+}
+
 /* The subscription of this name, or NULL. */
 KsSubscription *
 ks_subscription_by_name(const char *name)

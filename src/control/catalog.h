@@ -119,6 +119,8 @@ extern KsSubscription *ks_subscription_by_id(int64 id);
 extern KsSubscription *ks_subscription_by_name(const char *name);
 /* Names of the topics that a subscription has positions in, in no order. */
 extern List *ks_subscription_topics(int64 id);
+/* The version of its definition as committed now, whatever snapshot is active; -1 if it is gone. */
+extern int32 ks_subscription_version(int64 id);
 extern KsOptions *ks_subscription_options(const KsSubscription *s);
 /* What column "merge" of a target says; ERROR naming what is wrong with it.  *count may be 0. */
 extern KsMergeColumn *ks_merge_parse(Jsonb *merge, int *count);

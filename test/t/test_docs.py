@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from conftest import wait_until
+from conftest import _run, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = (ROOT / "docs/reference.md").read_text()
@@ -193,3 +193,29 @@ def test_tutorial_query_a_topic(make_db, kafka):
     finally:
         kafka.delete_topic("webshop.orders")
         database.q("DROP OWNED BY reporting; DROP ROLE reporting")
+
+
+@pytest.mark.parametrize("page", ["tutorial-dead-letters.md", "tutorial-streaming-etl.md"])
+def test_tutorials(page, make_db, kafka):
+    """Pages with their results. Each block of SQL in psql, one session; the results that the page shows after it are in its output, in that order."""
+    blocks = re.findall(r"^```sql\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", (ROOT / "docs" / page).read_text(), flags=re.S | re.M)
+    prefix = f"shop{uuid.uuid4().hex[:8]}"
+    script = "\\pset footer off\n"
+    for sql, _ in blocks:
+        script += re.sub(r"\bshop\b", prefix, sql.replace("localhost:9092", kafka.bootstrap)) + "\n\\echo == next\n"
+    db = make_db(extension=False)
+    env = dict(os.environ, PGHOST="127.0.0.1", PGPORT=str(db.cluster.port), PGUSER="postgres", PGDATABASE=db.name, PGTZ="UTC",
+               PGCLIENTENCODING="UTF8")
+    bin = _run(os.environ.get("PG_CONFIG", "/usr/lib/postgresql/15/bin/pg_config"), "--bindir").strip()
+    run = subprocess.run([f"{bin}/psql", "-X", "-q"], input=script, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         text=True, timeout=300)
+    outputs = run.stdout.split("== next\n")
+    assert len(outputs) == len(blocks) + 1 and len(blocks) > 2
+    for (sql, expected), output in zip(blocks, outputs):
+        lines = lambda text: "\n".join(line.rstrip() for line in text.splitlines())
+        if "ERROR" not in expected:
+            assert "ERROR" not in output, sql + output
+        rest = lines(output)
+        for part in filter(None, lines(expected).split("\n\n")):
+            assert part.strip("\n") in rest, f"{sql}\nexpected:\n{part}\nthere:\n{output}"
+            rest = rest.partition(part.strip("\n"))[2]

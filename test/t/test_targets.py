@@ -72,6 +72,54 @@ def test_targets_come_and_go(db, kafka, topic):
     assert db.q("TABLE kafka.subscription_targets") == []
 
 
+def test_changes_hold_at_once(db, kafka, topic):
+    """What a definition says when a function has committed holds for every message that comes after."""
+    tables(db)
+    db.q("CREATE TABLE u (LIKE t INCLUDING ALL)")
+    subscribe(db, topic)
+    add(db, "t")
+    n = 0
+    for turn in range(6):
+        db.wait_for_subscription("s")
+        before = db.value("SELECT count(*) FROM t")
+        # the worker that runs knows nothing of it yet
+        if turn % 2:
+            db.q("SELECT kafka.drop_target('s', 'u')")
+        else:
+            add(db, "u", options={"hydrate": False})
+        kafka.produce(topic, {"id": n, "v": "x"}, {"id": n})
+        n += 1
+        db.wait_for_subscription("s")
+        assert db.value("SELECT count(*) FROM t") == before + 1
+        assert db.value("SELECT count(*) FROM u") == turn // 2 + 1
+    db.q("SELECT kafka.pause_subscription('s')")
+    kafka.produce(topic, {"id": n, "v": "x"}, {"id": n})
+    db.wait("SELECT state = 'paused' AND pid IS NULL FROM kafka.subscription_status")
+    assert db.value("SELECT count(*) FROM t") == n
+
+
+def test_added_later(db, kafka, topic):
+    """A target that is added to a subscription that has moved gets what the others have, unless told not to."""
+    tables(db)
+    db.q("CREATE TABLE u (LIKE t INCLUDING ALL); CREATE TABLE w (LIKE t INCLUDING ALL)")
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "v": f"v{i}"}) for i in range(10)])
+    subscribe(db, topic)
+    add(db, "t")
+    db.wait_for_subscription("s")
+    add(db, "u")
+    add(db, "w", options={"hydrate": False})
+    db.wait("SELECT count(*) = 10 FROM u")
+    kafka.produce(topic, {"id": 10, "v": "x"}, {"id": 10})
+    for table, count in (("t", 11), ("u", 11), ("w", 1)):
+        db.wait(f"SELECT count(*) = {count} FROM {table}")
+    db.q("SELECT kafka.drop_target('s', 'u')")
+    db.q("SELECT kafka.delete_records('kafka', %s, 0, 5)", topic)
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refused:
+        add(db, "u")
+    assert "lost its beginning" in str(refused.value) and "hydrate" in refused.value.diag.message_hint
+    add(db, "u", options={"hydrate": False})
+
+
 def test_renames(db, topic):
     """What the query uses can be renamed and moved; the query follows."""
     tables(db)
@@ -306,3 +354,84 @@ def test_compacted_past(db, kafka):
     assert topic in str(refused.value) and "hydrate" in refused.value.diag.message_hint
     add(db, "n", query, mode="merge", merge={"n": "sum"}, options={"hydrate": False})
     assert db.q("SELECT name FROM kafka.subscription_status ORDER BY 1") == [("before",), ("s",), ("y",)]
+
+
+ORDERS = """
+CREATE TABLE orders (id int PRIMARY KEY, customer_id int NOT NULL, location text NOT NULL, amount numeric(10,2) NOT NULL,
+                     ordered_at timestamptz NOT NULL);
+CREATE TABLE journal (hour timestamptz, amount numeric);    -- an event each
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN
+    INSERT INTO journal VALUES (date_bin('1 hour', new.ordered_at, '2000-01-01Z'), new.amount); RETURN NULL;
+END$$;
+CREATE TRIGGER note AFTER INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION note();
+CREATE PROCEDURE work(n int, keys int) LANGUAGE plpgsql AS $$
+DECLARE k int; place text;
+BEGIN
+    FOR i IN 1..n LOOP
+        k := 1 + floor(random() * keys);
+        place := (ARRAY['Washington D.C.', 'Boston', 'Berlin', 'Paris'])[1 + floor(random() * 4)];
+        IF random() < 0.2 THEN DELETE FROM orders WHERE id = k;
+        ELSE
+            INSERT INTO orders VALUES (k, 1 + floor(random() * 5), place, floor(random() * 1000) / 100,
+                                       '2026-03-01Z'::timestamptz + random() * interval '6 hours')
+            ON CONFLICT (id) DO UPDATE SET customer_id = excluded.customer_id, location = excluded.location,
+                amount = excluded.amount;
+        END IF;
+        IF random() < 0.2 THEN COMMIT; END IF;
+    END LOOP;
+END $$;
+CREATE TABLE customers (id int PRIMARY KEY, name text);
+INSERT INTO customers SELECT i, 'customer ' || i FROM generate_series(1, 4) i;  -- the fifth is not known
+"""
+
+FIVE = {  # target: columns of the table, the query over batch, the same over the source
+    "customer_by_order": ("order_id int PRIMARY KEY, customer text",
+        "SELECT (after->>'id')::int AS order_id, c.name AS customer FROM batch JOIN customers c ON c.id = (after->>'customer_id')::int",
+        "SELECT o.id, c.name FROM orders o JOIN customers c ON c.id = o.customer_id"),
+    "orders_by_customer": ("customer_id int, order_id int, amount numeric, ordered_at timestamptz, PRIMARY KEY (customer_id, order_id)",
+        "SELECT (after->>'customer_id')::int AS customer_id, (after->>'id')::int AS order_id, (after->>'amount')::numeric AS amount, "
+        "(after->>'ordered_at')::timestamptz AS ordered_at FROM batch",
+        "SELECT customer_id, id, amount, ordered_at FROM orders"),
+    "orders_by_location": ("location text, order_id int, customer text, PRIMARY KEY (location, order_id)",
+        "SELECT after->>'location' AS location, (after->>'id')::int AS order_id, c.name AS customer "
+        "FROM batch LEFT JOIN customers c ON c.id = (after->>'customer_id')::int",
+        "SELECT location, o.id, name FROM orders o LEFT JOIN customers c ON c.id = o.customer_id"),
+    "washington": ("order_id int PRIMARY KEY, amount numeric",
+        "SELECT (after->>'id')::int AS order_id, (after->>'amount')::numeric AS amount FROM batch "
+        "WHERE after->>'location' = 'Washington D.C.'",
+        "SELECT id, amount FROM orders WHERE location = 'Washington D.C.'"),
+    "per_hour": ("hour timestamptz PRIMARY KEY, events bigint, total numeric",
+        "SELECT date_bin('1 hour', (after->>'ordered_at')::timestamptz, '2000-01-01Z') AS hour, count(*) AS events, "
+        "sum((after->>'amount')::numeric) AS total FROM batch GROUP BY 1",
+        "SELECT hour, count(*), sum(amount) FROM journal GROUP BY 1"),
+}
+
+
+@pytest.mark.parametrize("format", ["debezium", "json"])
+def test_article_five_tables(db, format):
+    """One topic of orders to five tables, while orders come, change place and customer, and go."""
+    db.q(ORDERS)
+    db.q("CREATE PUBLICATION pub FOR TABLE orders")
+    options = {"topic.creation.default.config": {"cleanup.policy": "delete"}, "topic.creation.default.partitions": 3}
+    if format == "debezium":
+        options["decimal.handling.mode"] = "string"
+    db.q("CALL work(300, 100)")
+    db.q("SELECT kafka.create_publisher('p', 'kafka', 'pub', format => %s, options => %s::jsonb)", format, json.dumps(options))
+    db.wait_for_publisher("p")
+    # what was before the snapshot is there once per row
+    db.q("DELETE FROM journal; INSERT INTO journal SELECT date_bin('1 hour', ordered_at, '2000-01-01Z'), amount FROM orders")
+    db.q("SELECT kafka.create_subscription('s', 'kafka', %s, format => %s, options => '{\"max_batch_rows\": 70}', enabled => false)",
+         [f"{db.name}.public.orders"], format)
+    for target, (columns, query, _) in FIVE.items():
+        db.q(f"CREATE TABLE {target} ({columns})")
+        merge = {"mode": "merge", "merge": {"events": "sum", "total": "sum"}} if target == "per_hour" else {}
+        add(db, target, query, **merge)
+    db.q("SELECT kafka.resume_subscription('s')")
+    for _ in range(3):
+        db.q("CALL work(500, 100)")
+        db.wait_for_publisher("p")
+        db.wait_for_subscription("s")
+        for target, (_, _, source) in FIVE.items():
+            for a, b in ((source, f"TABLE {target}"), (f"TABLE {target}", source)):
+                assert db.q(f"({a}) EXCEPT ALL ({b})") == [], target
+    assert db.value("SELECT count(*) FROM washington") > 5
