@@ -195,7 +195,7 @@ def test_tutorial_query_a_topic(make_db, kafka):
         database.q("DROP OWNED BY reporting; DROP ROLE reporting")
 
 
-@pytest.mark.parametrize("page", ["tutorial-dead-letters.md", "tutorial-streaming-etl.md"])
+@pytest.mark.parametrize("page", ["tutorial-streaming-etl.md"])
 def test_tutorials(page, make_db, kafka):
     """Pages with their results. Each block of SQL in psql, one session; the results that the page shows after it are in its output, in that order."""
     blocks = re.findall(r"^```sql\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", (ROOT / "docs" / page).read_text(), flags=re.S | re.M)
