@@ -268,8 +268,16 @@ take_anchors(KsConsumer *c, const KsRecordAsks *asks)
 			continue;			/* what there was to be said about it was said */
 		if (ask->found && (ask->timestamp_ms != o->anchor_timestamp_ms ||
 						   ks_message_checksum(ask->key, ask->key_size, ask->value, ask->value_size) != o->anchor_checksum))
+		{
+			/* what was applied since is of the new topic: who comes after us must not compare with that */
+			o->last_offset = o->anchor_offset;
+			o->last_timestamp_ms = o->anchor_timestamp_ms;
+			o->last_checksum = o->anchor_checksum;
+			o->note = true;
+			ks_offsets_note(c->offsets);
 			ks_consumer_gap(c, o, psprintf("the record at offset " INT64_FORMAT " is not the one that was read; the topic "
 										   "seems to have been deleted and created again while it was read", ask->offset));
+		}
 		/* it was still the same topic when what came next had been read already */
 		o->anchor_offset = o->anchor_next.offset;
 		o->anchor_timestamp_ms = o->anchor_next.timestamp_ms;

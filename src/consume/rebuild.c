@@ -345,7 +345,7 @@ stop_at_ends(KsRebuild *r)
 		KsOffset   *live = r->live ? ks_offsets_find(r->live_offsets, o->topic, o->partition) : NULL;
 
 		if (o->stop == PG_INT64_MAX && o->assigned && o->eof == o->read && o->stored == o->read &&
-			(live == NULL || live->stored <= o->read))
+			(live == NULL || live->read <= o->read))	/* it may hold messages that it has not applied yet */
 			o->stop = o->read;
 		all = all && o->stop != PG_INT64_MAX;
 	}

@@ -53,6 +53,9 @@ def test_recreated(db, kafka, count, running):
     if not running:
         resume(db)
     error(db, f'topic "{topic}", partition 0', "offset", "rebuild")
+    # trying again does not help
+    restarts = db.state("subscription", "s")["restarts"]
+    db.wait("SELECT restarts > %s AND state = 'error' FROM kafka.subscription_status", restarts + 1)
     db.q("SELECT kafka.seek_subscription('s', 'earliest')")
     db.wait_for_subscription("s")
     assert db.value("SELECT count(*) FROM t WHERE v = 'new'") == count
