@@ -9,6 +9,7 @@ from statistics import median
 from psycopg.types.json import Jsonb
 
 import setting
+import targets
 from peers import Debezium, JdbcSink
 from report import Report, Series
 from setting import BROKERS, PARTITIONS, RUNS, SCRATCH, Background, Cluster, MemoryWatch, Profile, make_table, tool, wait_until
@@ -126,8 +127,9 @@ def drop_slot(name):
     source.run("SELECT pg_drop_replication_slot(%s)", name)
 
 
-def measure_drains(what, table, count, load, warm_up=False):
-    """Publisher, raw producer and peers drain one and the same stretch of WAL; keeps the last topic for "apply"."""
+def measure_drains(what, table, count, load, warm_up=False, natives=False):
+    """Publisher, raw producer and peers drain one and the same stretch of WAL; keeps the last topic for "apply", and with
+    natives a slot for each run of logical replication."""
     publication = f"{table}_pub"
     names = [f"{what}{run}" for run in range(RUNS + warm_up)]
     series = {"pg_kafka_sync": Series(), "raw librdkafka": Series(), "raw with headers": Series(), "Debezium": Series(),
@@ -138,6 +140,9 @@ def measure_drains(what, table, count, load, warm_up=False):
         if peers and not (warm_up and name == names[0]):
             create_slot(f"dbz_{name}")
     create_slot(f"decode_{what}")
+    if natives:
+        for run in range(RUNS):
+            create_slot(f"native{run}")
     load()
     source.run("CHECKPOINT")
     report.data[f"message bytes {what}"] = None
@@ -220,11 +225,33 @@ def empty_target(table):
     target.run("CHECKPOINT")
 
 
-def apply(name, topic, count):
-    """Seconds from the worker's start to the commit of the last row, and the worker's CPU."""
-    empty_target("orders")
+def apply(name, topic, count, empty=True):
+    """Seconds from the worker's start to the commit of the last row, and the worker's CPU; not empty: the rows are there."""
+    if empty:
+        empty_target("orders")
     before = time.time()
     create_subscription(name, topic, "orders")
+    seconds, cpu = until_applied(name, before)
+    applied = target.one("SELECT count(*) FROM orders")
+    if applied != count:
+        raise RuntimeError(f"{name}: {applied} rows instead of {count}")
+    target.run("SELECT kafka.drop_subscription(%s)", name)
+    return seconds, cpu
+
+
+def apply_five(name, topic, count):
+    """The same for five targets with queries."""
+    targets.subscribe_five(target, name, topic)
+    before = time.time()
+    target.run("SELECT kafka.resume_subscription(%s)", name)
+    seconds, cpu = until_applied(name, before)
+    targets.check_five(target, count)
+    target.run("SELECT kafka.drop_subscription(%s)", name)
+    return seconds, cpu
+
+
+def until_applied(name, before):
+    """Seconds from the worker's start to its last commit, and its CPU."""
     pid, at = started(subscription, name, before - 1)
     profile = Profile(pid, name)
     if not target.one("SELECT kafka.wait_for_subscription(%s, '240s')", name):
@@ -235,10 +262,6 @@ def apply(name, topic, count):
     end = target.one("SELECT extract(epoch FROM max(pg_xact_commit_timestamp(p.xmin)))::float8 "
                      "FROM kafka.subscription_position p JOIN kafka.subscription s ON s.id = p.subscription_id "
                      "WHERE s.name = %s", name)
-    applied = target.one("SELECT count(*) FROM orders")
-    if applied != count:
-        raise RuntimeError(f"{name}: {applied} rows instead of {count}")
-    target.run("SELECT kafka.drop_subscription(%s)", name)
     return end - at, cpu
 
 
@@ -255,7 +278,8 @@ def copy(path):
 def measure_apply(topic):
     path = SCRATCH / "data/orders.copy"
     source.run(f"COPY orders TO '{path}'")
-    series = {"pg_kafka_sync": Series(), "COPY": Series(), "Debezium JDBC sink": Series()}
+    series = {"pg_kafka_sync": Series(), "COPY": Series(), "logical replication": Series(), "Debezium JDBC sink": Series()}
+    again = Series()
     sink_topic = None
     if peers:
         # The sink needs messages with schemas: Debezium's own snapshot.
@@ -266,7 +290,11 @@ def measure_apply(topic):
     for run in range(RUNS):
         progress(f"applying {BULK} rows, {run + 1} of {RUNS}")
         series["pg_kafka_sync"].add(BULK, *apply(f"apply{run}", topic, BULK))
+        target.run("CHECKPOINT")
+        again.add(BULK, *apply(f"again{run}", topic, BULK, empty=False))
         series["COPY"].add(BULK, *copy(path))
+        empty_target("orders")
+        series["logical replication"].add(BULK, targets.native(source, target, f"native{run}", "orders_pub", BULK))
         if sink_topic:
             empty_target("orders")
             series["Debezium JDBC sink"].add(BULK, JdbcSink(target, f"sink{run}", sink_topic, "orders").drain(BULK))
@@ -274,6 +302,15 @@ def measure_apply(topic):
         drop_topic(sink_topic)
     drop_topic(topic)
     path.unlink()
+    return series, again
+
+
+def measure_five(topic):
+    targets.set_up_five(target)
+    series = Series()
+    for run in range(RUNS):
+        progress(f"applying {SINGLE} rows to five targets, {run + 1} of {RUNS}")
+        series.add(SINGLE, *apply_five(f"five{run}", topic, SINGLE))
     return series
 
 
@@ -397,7 +434,7 @@ def set_up():
 
 
 def main():
-    wanted = (os.environ.get("BENCH_ONLY") or "drain transactions snapshot apply latency").split()
+    wanted = (os.environ.get("BENCH_ONLY") or "drain transactions snapshot apply targets latency").split()
     begin = time.monotonic()
     memory = MemoryWatch(source, target)
     versions = (f"pg_kafka_sync bench, {time.strftime('%F %T')}: PostgreSQL {source.one('SHOW server_version')}, "
@@ -407,7 +444,7 @@ def main():
 
     drains = topic = None
     if "drain" in wanted or "apply" in wanted:
-        drains, topic = measure_drains("bulk", "orders", BULK, load_bulk, warm_up=True)
+        drains, topic = measure_drains("bulk", "orders", BULK, load_bulk, warm_up=True, natives="apply" in wanted)
     elif "snapshot" in wanted:
         load_bulk()
     report.say()
@@ -419,17 +456,22 @@ def main():
     if "snapshot" in wanted:
         report.absolute(f"(d) initial snapshot of {BULK} rows", measure_snapshots(), 250_000, "Debezium")
     if "apply" in wanted:
-        report.throughput(f"(b) apply {BULK} rows to an empty table", measure_apply(topic), "COPY", 0.4)
-    if "transactions" in wanted:
+        series, again = measure_apply(topic)
+        report.throughput(f"(b) apply {BULK} rows to an empty table", series, "COPY", 0.4, "logical replication", 1)
+        report.share(f"apply {BULK} rows that are all there", again, series["pg_kafka_sync"], "rows that are not", 0.8)
+    if "transactions" in wanted or "targets" in wanted:
         series, topic = measure_drains("single", "orders_single", SINGLE, load_single)
-        report.throughput(f"(a) drain {SINGLE} one-row transactions", series, "raw librdkafka", 0.65, "Debezium", 10)
+        if "transactions" in wanted:
+            report.throughput(f"(a) drain {SINGLE} one-row transactions", series, "raw librdkafka", 0.65, "Debezium", 10)
+        if "targets" in wanted:
+            report.absolute(f"apply {SINGLE} rows to five targets with queries", {"pg_kafka_sync": measure_five(topic)}, 50_000)
         drop_topic(topic)
     if "latency" in wanted:
         inserts, consumer, rows, cpu = measure_latency()
         report.say(f"(c) latency at {RATE} rows/s for {SECONDS} s")
         report.latency("the INSERT's own round trip", inserts)
         report.latency("INSERT to consumer", consumer, 15)
-        report.latency("commit to commit in the target", rows, 30)
+        report.latency("commit to commit in the target", rows, 20)
         report.say(f"    {'CPU while at it':<38}publisher {cpu[0]:.0f} %, subscription {cpu[1]:.0f} %, broker {cpu[2]:.0f} % of a core")
         if peers:
             consumer, rows = measure_peer_latency()

@@ -82,6 +82,14 @@ class Report:
                      f"{median(c[1] for c in ours.cpu):.2f} s others")
         self.data[name] = {n: {"rates": s.rates, "cpu": s.cpu} for n, s in series.items()}
 
+    def share(self, name, series, reference, what, goal):
+        """One series against another of ours; the goal is for the ratio."""
+        ratio = series.median / reference.median
+        self.say(f"{name}")
+        self.say(f"    {'pg_kafka_sync':<26}{str(series):<34}ratio {ratio:.2f}  of {what}  goal {goal:g}  "
+                 f"{self.goal(f'{name}: {ratio:.2f} of {what}', ratio, goal)}")
+        self.data[name] = {"rates": series.rates, "cpu": series.cpu}
+
     def latency(self, name, figures, goal=None):
         """Percentiles in milliseconds: {"p50", "p95", "p99", "max", "count"}."""
         line = (f"    {name:<38}p50 {figures['p50']:.1f}  p95 {figures['p95']:.1f}  p99 {figures['p99']:.1f}  "

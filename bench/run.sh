@@ -5,7 +5,7 @@
 #
 # after test/support/deps.sh and build.sh. Starts a Kafka and two PostgreSQL clusters of its own and stops them again.
 #   BENCH_RUNS       how often each pair is measured, in turns (3); medians are compared
-#   BENCH_ONLY       a choice of: drain transactions snapshot apply latency (all)
+#   BENCH_ONLY       a choice of: drain transactions snapshot apply targets latency (all)
 #   BENCH_FORMAT     debezium (default) or json
 #   BENCH_OPTIONS    options (JSON) of every publisher; librdkafka properties among them go to the raw producer too
 #   BENCH_SUBSCRIPTION_OPTIONS   the same for subscriptions
