@@ -71,8 +71,8 @@ if [ -z "${PG_MAJOR:-}${PG_CONFIG:-}" ] && ! grep -qsE '^VERSION_CODENAME=(bookw
 fi
 packages+=($(debian_postgres))
 [ "$level" = build ] || packages+=(kcat python3 python3-venv)
-# libFuzzer comes with clang; rsyslog only as a program that tests start with a configuration of their own.
-[ "$level" != test ] || packages+=(clang rsyslog rsyslog-kafka)
+# libFuzzer and the sanitizers come with clang, in a package that it only recommends.
+[ "$level" != test ] || packages+=(clang libclang-rt-dev)
 if [ "$level" != build ] && [ -z "$(java_path)" ]; then
   case $(. /etc/os-release; echo "${VERSION_CODENAME:-}") in
     bookworm) packages+=(openjdk-17-jre-headless) ;;
@@ -81,6 +81,24 @@ if [ "$level" != build ] && [ -z "$(java_path)" ]; then
 fi
 apt_install "${packages[@]}"
 [ "$level" != build ] || exit 0
+
+# rsyslog is wanted only as a program that tests start with a configuration of their own: a machine that has none gets no
+# system logger by it.
+if [ "$level" = test ]; then
+  policy=
+  if ! installed rsyslog && [ ! -e /usr/sbin/policy-rc.d ]; then
+    printf '#!/bin/sh\nexit 101\n' | as_root tee /usr/sbin/policy-rc.d >/dev/null
+    as_root chmod 755 /usr/sbin/policy-rc.d
+    policy=1
+    trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
+  fi
+  apt_install rsyslog rsyslog-kafka
+  if [ -n "$policy" ]; then
+    as_root rm -f /usr/sbin/policy-rc.d
+    trap - EXIT
+    if [ -d /run/systemd/system ]; then as_root systemctl disable -q rsyslog.service || true; fi
+  fi
+fi
 
 # Kafka's jars: from Maven Central once, moved into place only when complete.
 if [ ! -d "$kafka_jars" ]; then
