@@ -275,11 +275,18 @@ def copy(path):
     return seconds, setting.cpu_since(pid, cpu)
 
 
+def update_all():
+    """Seconds in which PostgreSQL itself writes all rows anew: what rows that are there cost it more than new ones."""
+    begin = time.monotonic()
+    target.run("UPDATE orders SET customer_id = customer_id, status = status, amount = amount, note = note, updated_at = updated_at")
+    return time.monotonic() - begin
+
+
 def measure_apply(topic):
     path = SCRATCH / "data/orders.copy"
     source.run(f"COPY orders TO '{path}'")
     series = {"pg_kafka_sync": Series(), "COPY": Series(), "logical replication": Series(), "Debezium JDBC sink": Series()}
-    again = Series()
+    again, update = Series(), Series()
     sink_topic = None
     if peers:
         # The sink needs messages with schemas: Debezium's own snapshot.
@@ -292,6 +299,8 @@ def measure_apply(topic):
         series["pg_kafka_sync"].add(BULK, *apply(f"apply{run}", topic, BULK))
         target.run("CHECKPOINT")
         again.add(BULK, *apply(f"again{run}", topic, BULK, empty=False))
+        target.run("CHECKPOINT")
+        update.add(BULK, update_all())
         series["COPY"].add(BULK, *copy(path))
         empty_target("orders")
         series["logical replication"].add(BULK, targets.native(source, target, f"native{run}", "orders_pub", BULK))
@@ -302,7 +311,7 @@ def measure_apply(topic):
         drop_topic(sink_topic)
     drop_topic(topic)
     path.unlink()
-    return series, again
+    return series, again, update
 
 
 def measure_five(topic):
@@ -456,9 +465,10 @@ def main():
     if "snapshot" in wanted:
         report.absolute(f"(d) initial snapshot of {BULK} rows", measure_snapshots(), 250_000, "Debezium")
     if "apply" in wanted:
-        series, again = measure_apply(topic)
+        series, again, update = measure_apply(topic)
         report.throughput(f"(b) apply {BULK} rows to an empty table", series, "COPY", 0.4, "logical replication", 1)
         report.share(f"apply {BULK} rows that are all there", again, series["pg_kafka_sync"], "rows that are not", 0.8)
+        report.say(f"    {'one UPDATE of all rows':<26}{str(update):<34}ratio {update.median / series['COPY'].median:.2f}  of COPY")
     if "transactions" in wanted or "targets" in wanted:
         series, topic = measure_drains("single", "orders_single", SINGLE, load_single)
         if "transactions" in wanted:
