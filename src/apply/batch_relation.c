@@ -81,6 +81,7 @@ ks_batch_relation_begin(KsBatchRelation *r, int count)
 	r->buckets = MemoryContextAllocExtended(r->context, sizeof(int) * buckets, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	r->bucket_mask = buckets - 1;
 	r->taken = 0;
+	r->topic = NULL;
 	r->messages = NULL;
 	r->truncate = false;
 	memset(r->stores, 0, sizeof(r->stores));
@@ -403,16 +404,21 @@ enter_key(KsBatchRelation *r, KsBatchEvent *e, const KsMessage *m, const KsMessa
 	e->last = true;
 	if (m->key == NULL)
 		return;
-	e->hash = hash_combine(hash_bytes((const unsigned char *) m->key, (int) m->key_size),
-						   hash_bytes((const unsigned char *) &m->topic, sizeof(m->topic)));
+	/* the partitions of a topic have a copy of its name each, and a key may be in several, as after their number has grown */
+	if (m->topic != r->topic)
+	{
+		r->topic = m->topic;
+		r->topic_hash = hash_bytes((const unsigned char *) m->topic, (int) strlen(m->topic));
+	}
+	e->hash = hash_combine(hash_bytes((const unsigned char *) m->key, (int) m->key_size), r->topic_hash);
 	for (at = e->hash & r->bucket_mask; r->buckets[at] != 0; at = (at + 1) & r->bucket_mask)
 	{
 		KsBatchEvent *other = &r->events[r->buckets[at] - 1];
 		/* messages of a run lie side by side */
 		const KsMessage *o = messages + other->message;
 
-		if (other->hash == e->hash && o->topic == m->topic && o->key_size == m->key_size &&
-			memcmp(o->key, m->key, m->key_size) == 0)
+		if (other->hash == e->hash && o->key_size == m->key_size && memcmp(o->key, m->key, m->key_size) == 0 &&
+			(o->topic == m->topic || strcmp(o->topic, m->topic) == 0))
 		{
 			e->previous = r->buckets[at] - 1;
 			break;

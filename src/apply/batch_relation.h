@@ -59,6 +59,8 @@ typedef struct KsBatchRelation
 	KsBatchEvent *events;
 	int		   *buckets;		/* last event of each key + 1, open addressing */
 	uint32		bucket_mask;
+	const char *topic;			/* of the message before, and its hash */
+	uint32		topic_hash;
 	uint64		taken;			/* KsRun.row of the last call of ks_batch_relation_add */
 	KsBatchEvent *latest;		/* and its event, NULL if it is none */
 	bool		truncate;		/* the events are what came after a truncate */
