@@ -5,7 +5,9 @@ CREATE TABLE kafka.dead_letter (
     subscription_id   bigint NOT NULL REFERENCES kafka.subscription ON DELETE CASCADE,
     subscription      name NOT NULL,
     owner             regrole NOT NULL,          -- of the subscription
-    target            regclass,                  -- NULL: the message was set aside for all targets
+    target            regclass,                  -- NULL: the message was set aside for all targets there were
+    targets           regclass[] NOT NULL,       -- those of them that have not got it since
+    targets_anew      regclass[] NOT NULL DEFAULT '{}',   -- being read again, and it was set aside again: "targets" from then on
     at                timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     attempts          integer NOT NULL DEFAULT 1,
     last_attempt_at   timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),

@@ -155,7 +155,9 @@ read_messages(KsApply *a, const KsMessage *messages, int count, int context)
 		a->run.current = i;
 		a->run.stage = "parse";
 		a->parsed.op = '\0';
+		a->placed = false;
 		a->run.duplicate = a->dedupes && !a->run.retrying && a->positions.repeated(a->positions.arg, a->from + i);
+		a->placed = a->dedupes && !a->run.retrying;
 		a->parser_ops->reset(a->parser);
 		check_parsed(a->parser_ops->parse(a->parser, &messages[i], &a->parsed));
 		if (a->parsed.ignore || a->parsed.op == 'm')
@@ -248,17 +250,41 @@ definition_holds(const KsSubscription *s)
 	return ks_subscription_version(s->id) == s->version;
 }
 
+/*
+ * The targets that the message which just failed has not got, into relids (if not NULL); returns their number.  Those that
+ * take events one by one are not given a repeat: they got it when it came first, or have a letter of then.
+ */
+static int
+letter_targets(const KsApply *a, Oid *relids)
+{
+	int			n = 0;
+
+	for (int i = 0; i < a->nwriters; i++)
+	{
+		const KsTarget *t = a->writers[i]->table->target;
+
+		if (a->run.duplicate && !ks_target_holds_state(t))
+			continue;
+		if (relids)
+			relids[n] = t->relid;
+		n++;
+	}
+	return n;
+}
+
 /* Sets the message that just failed aside in the current transaction, where it is not in a topic already. */
 static void
 add_letter(KsApply *a, const KsMessage *m, const ErrorData *e)
 {
+	Oid		   *relids = palloc(sizeof(Oid) * Max(a->nwriters, 1));
+	KsLetterTargets targets = {a->target, letter_targets(a, relids), relids, a->run.rebuilding};
 	bool		parsed = strcmp(a->run.stage, "parse") != 0;
 	/* the row it refers to may come with the rest of what is at hand: one more attempt after that */
 	bool		retry = e->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION;
 
-	if (a->subscription->options->text_value[KS_OPT_DLQ_TOPIC])
+	if (a->subscription->options->text_value[KS_OPT_DLQ_TOPIC] || targets.count == 0)
 		return;
-	ks_dead_letter_add(a->subscription, m, parsed ? a->parsed.op : '\0', a->target, a->run.stage, e->sqlerrcode,
+	ks_dead_letter_add(a->subscription, m, parsed ? a->parsed.op : '\0', &targets, a->run.stage, e->sqlerrcode,
 					   ks_error_cause(a, e), e->detail, retry);
 	if (retry)
 		ks_retry_at_commit(a->subscription->id);
@@ -283,7 +309,11 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, co
 	a->run.dropped = 0;
 	a->run.current = -1;
 	if (letter == NULL)
+	{
 		a->at = NULL;
+		a->placed = false;
+		a->run.duplicate = false;
+	}
 	a->nactive = a->nwriters;
 	memcpy(a->active, a->writers, sizeof(KsWriter *) * a->nwriters);
 	PG_TRY();
@@ -293,7 +323,11 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, co
 		/* once a change of the definition has committed, nothing is applied by the former one */
 		ours = definition_holds(a->subscription);
 		if (ours && letter)
+		{
+			/* what comes again of a message that was set aside is a repeat, too; its header was read before */
+			a->run.duplicate = a->placed && a->positions.repeated(a->positions.arg, from);
 			add_letter(a, messages + from, letter);
+		}
 		else if (ours && count > 0 && a->nwriters > 0)
 			ks_apply_write(a, messages + from, count);
 		if (ours)
@@ -508,7 +542,7 @@ set_aside(KsApply *a, const KsMessage *messages, int from, bool all, const Error
 	ErrorData  *failure;
 	bool		moved = false;
 
-	if (topic && !a->sent)
+	if (topic && !a->sent && letter_targets(a, NULL) > 0)
 	{
 		ErrorData  *error = send_aside(a, m, topic, e, &moved);
 
@@ -534,6 +568,8 @@ set_aside(KsApply *a, const KsMessage *messages, int from, bool all, const Error
 		return KS_APPLY_WAIT;
 	if (failure)
 		ks_rethrow(failure);
+	if (letter_targets(a, NULL) == 0)
+		return KS_APPLY_DONE;
 	ereport(LOG,
 			(errcode(e->sqlerrcode),
 			 errmsg("subscription \"%s\": message at topic \"%s\", partition %d, offset " INT64_FORMAT " was set aside: %s",

@@ -50,6 +50,7 @@ typedef struct KsApply
 	MemoryContext context;		/* error texts of one attempt */
 	int			from;			/* number of the first message of the attempt, for positions */
 	bool		dedupes;		/* some target appends or merges, so that repeats must be left out */
+	bool		placed;			/* the position of the message that failed could be read: run.duplicate is known */
 	uint64		dropped;		/* late events, by transactions that committed, since the worker started */
 	uint64		skipping;		/* truncates left out by the transaction under way */
 	uint64		skipped_truncates;	/* and by those that committed, since the worker started */

@@ -23,6 +23,7 @@
 #include "utils/timestamp.h"
 
 #define TEXT_BYTES 8192
+#define LETTER_VALUES 17
 
 /* What is kept of one letter. */
 typedef struct Letter
@@ -72,9 +73,35 @@ ks_target_holds_state(const KsTarget *target)
 	return strcmp(target->mode, "upsert") == 0;
 }
 
-/* Can an applied message overtake a letter for this target (InvalidOid = all)? */
+/* See dead_letter.h. */
+Datum
+ks_oid_array(const Oid *relids, int count)
+{
+	Datum	   *values = palloc(sizeof(Datum) * Max(count, 1));
+
+	for (int i = 0; i < count; i++)
+		values[i] = ObjectIdGetDatum(relids[i]);
+	return PointerGetDatum(construct_array(values, count, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+}
+
+/* See dead_letter.h. */
+Oid *
+ks_read_oid_array(Datum array, int *count)
+{
+	Datum	   *values;
+	bool	   *nulls;
+	Oid		   *relids;
+
+	deconstruct_array(DatumGetArrayTypeP(array), OIDOID, sizeof(Oid), true, TYPALIGN_INT, &values, &nulls, count);
+	relids = palloc(sizeof(Oid) * Max(*count, 1));
+	for (int i = 0; i < *count; i++)
+		relids[i] = nulls[i] ? InvalidOid : DatumGetObjectId(values[i]);
+	return relids;
+}
+
+/* Can an applied message overtake a letter for these targets? */
 static bool
-can_be_overtaken(const KsSubscription *s, Oid target)
+can_be_overtaken(const KsSubscription *s, const Oid *relids, int count)
 {
 	ListCell   *lc;
 
@@ -82,8 +109,9 @@ can_be_overtaken(const KsSubscription *s, Oid target)
 	{
 		KsTarget   *t = lfirst(lc);
 
-		if ((!OidIsValid(target) || t->relid == target) && ks_target_holds_state(t))
-			return true;
+		for (int i = 0; i < count; i++)
+			if (t->relid == relids[i] && ks_target_holds_state(t))
+				return true;
 	}
 	return false;
 }
@@ -239,7 +267,8 @@ ks_dead_letters_load(const KsSubscription *s)
 	letters.keys = hash_create("pg_kafka_sync dead letters", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 
 	connect_as_superuser(&saved);
-	portal = SPI_cursor_open_with_args(NULL, "SELECT id, topic, key, partition, \"offset\", timestamp, op, target, superseded "
+	portal = SPI_cursor_open_with_args(NULL, "SELECT id, topic, key, partition, \"offset\", timestamp, op, "
+									   "(targets || targets_anew)::pg_catalog.oid[], superseded "
 									   "FROM kafka.dead_letter WHERE subscription_id = $1",
 									   1, types, values, NULL, true, 0);
 	for (;;)
@@ -255,14 +284,14 @@ ks_dead_letters_load(const KsSubscription *s)
 			Letter	   *letter;
 			Datum		key;
 			Datum		value;
-			Oid			target;
+			Oid		   *relids;
+			int			nrelids;
 			bytea	   *bytes;
 
 			letters.count++;
-			value = column(tuple, desc, 8, &isnull);
-			target = isnull ? InvalidOid : DatumGetObjectId(value);
+			relids = ks_read_oid_array(column(tuple, desc, 8, &isnull), &nrelids);
 			key = column(tuple, desc, 3, &isnull);
-			if (isnull || DatumGetBool(column(tuple, desc, 9, &isnull)) || !can_be_overtaken(s, target))
+			if (isnull || DatumGetBool(column(tuple, desc, 9, &isnull)) || !can_be_overtaken(s, relids, nrelids))
 				continue;
 			bytes = DatumGetByteaPP(key);
 			letter = MemoryContextAllocZero(letters.context, sizeof(Letter));
@@ -343,33 +372,35 @@ check_room(const KsSubscription *s, const KsMessage *m, const char *error)
 
 /* Adds another attempt to a letter that is there already, as after a seek.  False: there is none. */
 static bool
-update_letter(Datum *values, const char *nulls)
+update_letter(Oid *types, Datum *values, const char *nulls)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[15] = {INT8OID, OIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, INT8OID, TIMESTAMPTZOID,
-	BYTEAOID, BYTEAOID, JSONBOID, TEXTOID, BOOLOID};
 
 	(void) run(&plan,
-			   "UPDATE kafka.dead_letter SET attempts = attempts + 1, last_attempt_at = pg_catalog.clock_timestamp(), "
+			   "UPDATE kafka.dead_letter SET targets = CASE WHEN $17 THEN targets ELSE targets || "
+			   "ARRAY(SELECT n FROM pg_catalog.unnest($16::pg_catalog.regclass[]) n WHERE n <> ALL (targets)) END, "
+			   "targets_anew = CASE WHEN $17 THEN targets_anew || "
+			   "ARRAY(SELECT n FROM pg_catalog.unnest($16::pg_catalog.regclass[]) n WHERE n <> ALL (targets_anew)) "
+			   "ELSE targets_anew END, attempts = attempts + 1, last_attempt_at = pg_catalog.clock_timestamp(), "
 			   "stage = $3, sqlstate = $4, error = $5, detail = $6, superseded = false, retry = $15 "
 			   "WHERE subscription_id = $1 AND target IS NOT DISTINCT FROM $2::pg_catalog.regclass AND topic = $7 "
 			   "AND partition = $8 AND \"offset\" = $9 AND timestamp IS NOT DISTINCT FROM $10 "
 			   "AND key IS NOT DISTINCT FROM $11 AND value IS NOT DISTINCT FROM $12 AND headers IS NOT DISTINCT FROM $13 "
 			   "AND op IS NOT DISTINCT FROM $14 RETURNING id",
-			   15, types, values, nulls);
+			   LETTER_VALUES, types, values, nulls);
 	return SPI_processed > 0;
 }
 
 /* See dead_letter.h. */
 void
-ks_dead_letter_add(const KsSubscription *s, const KsMessage *m, char op, Oid target, const char *stage, int sqlstate,
-				   const char *error, const char *detail, bool retry)
+ks_dead_letter_add(const KsSubscription *s, const KsMessage *m, char op, const KsLetterTargets *targets,
+				   const char *stage, int sqlstate, const char *error, const char *detail, bool retry)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[15] = {INT8OID, OIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, INT8OID, TIMESTAMPTZOID,
-	BYTEAOID, BYTEAOID, JSONBOID, TEXTOID, BOOLOID};
-	char		nulls[15] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
-	Datum		values[15];
+	Oid			types[LETTER_VALUES] = {INT8OID, OIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, INT8OID, TIMESTAMPTZOID,
+	BYTEAOID, BYTEAOID, JSONBOID, TEXTOID, BOOLOID, OIDARRAYOID, BOOLOID};
+	char		nulls[LETTER_VALUES];
+	Datum		values[LETTER_VALUES];
 	Jsonb	   *headers = ks_message_headers(m);
 	Surroundings saved;
 	bool		known;
@@ -378,9 +409,10 @@ ks_dead_letter_add(const KsSubscription *s, const KsMessage *m, char op, Oid tar
 	bool		isnull;
 
 	connect_as_superuser(&saved);
+	memset(nulls, ' ', sizeof(nulls));
 	values[0] = Int64GetDatum(s->id);
-	values[1] = ObjectIdGetDatum(target);
-	nulls[1] = OidIsValid(target) ? ' ' : 'n';
+	values[1] = ObjectIdGetDatum(targets->only);
+	nulls[1] = OidIsValid(targets->only) ? ' ' : 'n';
 	values[2] = CStringGetTextDatum(stage);
 	values[3] = CStringGetTextDatum(unpack_sql_state(sqlstate));
 	values[4] = CStringGetTextDatum(ks_dead_letter_text(error));
@@ -398,20 +430,24 @@ ks_dead_letter_add(const KsSubscription *s, const KsMessage *m, char op, Oid tar
 	values[13] = CStringGetTextDatum(operation);
 	nulls[13] = op ? ' ' : 'n';
 	values[14] = BoolGetDatum(retry);
+	values[15] = ks_oid_array(targets->relids, targets->count);
+	values[16] = BoolGetDatum(targets->anew);
 
-	known = update_letter(values, nulls);
+	known = update_letter(types, values, nulls);
 	if (!known)
 	{
 		check_room(s, m, error);
 		(void) run(&plan,
 				   "INSERT INTO kafka.dead_letter (subscription_id, subscription, owner, target, stage, sqlstate, error, "
-				   "detail, topic, partition, \"offset\", timestamp, key, value, headers, op, retry) "
-				   "SELECT id, name, owner, $2::pg_catalog.regclass, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15 "
+				   "detail, topic, partition, \"offset\", timestamp, key, value, headers, op, retry, "
+				   "targets, targets_anew) SELECT id, name, owner, $2::pg_catalog.regclass, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, "
+				   "CASE WHEN $17 THEN '{}' ELSE $16::pg_catalog.regclass[] END, "
+				   "CASE WHEN $17 THEN $16::pg_catalog.regclass[] ELSE '{}' END "
 				   "FROM kafka.subscription WHERE id = $1 RETURNING id",
-				   15, types, values, nulls);
+				   LETTER_VALUES, types, values, nulls);
 		letters.added++;
 	}
-	if (SPI_processed > 0 && m->key && can_be_overtaken(s, target))
+	if (SPI_processed > 0 && m->key && can_be_overtaken(s, targets->relids, targets->count))
 	{
 		Letter	   *letter = MemoryContextAllocZero(letters.context, sizeof(Letter));
 
@@ -525,6 +561,49 @@ ks_dead_letters_overtaken_by(const KsSubscription *s, const KsMessage *m)
 	(void) ks_catalog_execute("UPDATE kafka.dead_letter SET superseded = true WHERE subscription_id = $1 AND topic = $2 "
 							  "AND partition = $3 AND \"offset\" < $4 AND pg_catalog.sha256(key) = pg_catalog.sha256($5) "
 							  "AND key = $5 AND NOT superseded", 5, types, values, NULL);
+}
+
+/* Deletes letters that stand for no target any more. */
+static void
+delete_settled(const KsSubscription *s)
+{
+	Oid			types[1] = {INT8OID};
+	Datum		values[1] = {Int64GetDatum(s->id)};
+
+	(void) ks_catalog_execute("DELETE FROM kafka.dead_letter WHERE subscription_id = $1 AND targets = '{}' AND targets_anew = '{}'",
+							  1, types, values, NULL);
+}
+
+/* See dead_letter.h. */
+void
+ks_dead_letters_begin_rebuild(const KsSubscription *s)
+{
+	Oid			types[1] = {INT8OID};
+	Datum		values[1] = {Int64GetDatum(s->id)};
+
+	(void) ks_catalog_execute("UPDATE kafka.dead_letter SET targets_anew = '{}' WHERE subscription_id = $1 AND targets_anew <> '{}'",
+							  1, types, values, NULL);
+	delete_settled(s);
+}
+
+/* See dead_letter.h. */
+void
+ks_dead_letters_end_rebuild(const KsSubscription *s, int64 id)
+{
+	Oid			types[2] = {INT8OID, INT8OID};
+	Datum		values[2] = {Int64GetDatum(s->id), Int64GetDatum(id)};
+
+	(void) ks_catalog_execute("UPDATE kafka.dead_letter d SET targets = pg_catalog.array_remove(d.targets, b.target) "
+							  "FROM kafka.rebuild_position p, kafka.subscription_rebuild b "
+							  "WHERE d.subscription_id = $1 AND p.subscription_id = $1 AND b.id = $2 "
+							  "AND d.topic = p.topic AND d.partition = p.partition "
+							  "AND d.\"offset\" >= p.start_offset AND d.\"offset\" < p.next_offset "
+							  "AND b.target = ANY (d.targets)", 2, types, values, NULL);
+	(void) ks_catalog_execute("UPDATE kafka.dead_letter d SET targets_anew = pg_catalog.array_remove(d.targets_anew, b.target), "
+							  "targets = pg_catalog.array_append(pg_catalog.array_remove(d.targets, b.target), b.target) "
+							  "FROM kafka.subscription_rebuild b WHERE d.subscription_id = $1 AND b.id = $2 "
+							  "AND b.target = ANY (d.targets_anew)", 2, types, values, NULL);
+	delete_settled(s);
 }
 
 /* See dead_letter.h. */

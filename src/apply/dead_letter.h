@@ -18,14 +18,34 @@
  */
 extern void ks_dead_letters_load(const KsSubscription *subscription);
 
+/* The targets that a message is set aside for. */
+typedef struct KsLetterTargets
+{
+	Oid			only;			/* it is set aside for this one alone; InvalidOid = for all that it was being applied to */
+	int			count;
+	const Oid  *relids;			/* those that have not got it */
+	bool		anew;			/* they are being read again: until that is over, their own tables are not concerned */
+} KsLetterTargets;
+
 /*
- * Sets a message aside in the current transaction, which also moves past it: for one target, or (InvalidOid) for all.
+ * Sets a message aside in the current transaction, which also moves past it.
  * stage: parse | convert | query | apply | late.  op: KsParsed.op, 0 if it is not known.  A message that is there already
  * only gets another attempt.  retry: ks_apply_retry() is to try it again.  ERROR (which concerns no message): option
  * "max_dead_letters" is reached.  May be called as any role.
  */
-extern void ks_dead_letter_add(const KsSubscription *subscription, const KsMessage *message, char op, Oid target,
-							   const char *stage, int sqlstate, const char *error, const char *detail, bool retry);
+extern void ks_dead_letter_add(const KsSubscription *subscription, const KsMessage *message, char op,
+							   const KsLetterTargets *targets, const char *stage, int sqlstate, const char *error,
+							   const char *detail, bool retry);
+/* Forgets what the rebuild before set aside for targets that it has not finished. */
+extern void ks_dead_letters_begin_rebuild(const KsSubscription *subscription);
+/*
+ * A target has what is in the log, up to the positions of the rebuild (request id): letters stand for it no longer, but
+ * those do that the rebuild set aside.
+ */
+extern void ks_dead_letters_end_rebuild(const KsSubscription *subscription, int64 id);
+/* An array of table Oids as a Datum of type oid[], and back. */
+extern Datum ks_oid_array(const Oid *relids, int count);
+extern Oid *ks_read_oid_array(Datum array, int *count);
 
 /*
  * Notes that the current transaction applies a message to targets that hold the latest state of a key.  Cheap where the

@@ -143,13 +143,14 @@ static void
 set_aside(KsQueryWriter *w, const KsBatchEvent *e, Timestamp window, Timestamp closed)
 {
 	KsTargetTable *t = w->writer.table;
+	KsLetterTargets targets = {w->target->relid, 1, &w->target->relid, w->batch->run->rebuilding};
 
 	if (strcmp(w->target->options->text_value[KS_OPT_LATE], "drop") == 0)
 	{
 		w->batch->run->dropped++;
 		return;
 	}
-	ks_dead_letter_add(w->batch->run->subscription, &w->relation->messages[e->message], e->op, w->target->relid, "late",
+	ks_dead_letter_add(w->batch->run->subscription, &w->relation->messages[e->message], e->op, &targets, "late",
 					   ERRCODE_DATA_EXCEPTION,
 					   psprintf("late for target %s: its window begins at %s, and those before %s are closed", t->qualified,
 								time_text(window), time_text(closed)), NULL, false);

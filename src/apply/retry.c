@@ -28,20 +28,39 @@
 
 #define AT_A_TIME 200
 
-/* Reads ids of letters that wait to be retried into ids; returns their number. */
+/* The targets that messages are applied to now, as oid[].  Others may be being read again. */
+static Datum
+live_targets(const KsApply *a)
+{
+	Oid		   *relids = palloc(sizeof(Oid) * Max(a->nwriters, 1));
+
+	for (int i = 0; i < a->nwriters; i++)
+		relids[i] = a->writers[i]->table->target->relid;
+	return ks_oid_array(relids, a->nwriters);
+}
+
+/*
+ * Reads ids of letters that wait to be retried into ids; returns their number.  Those that are left to targets which are
+ * being read again wait for the end of that.
+ */
 static int
 read_ids(KsApply *a, int64 *ids)
 {
-	Oid			types[2] = {INT8OID, INT8OID};
-	Datum		values[2] = {Int64GetDatum(a->subscription->id), Int64GetDatum(AT_A_TIME)};
+	Oid			types[3] = {INT8OID, INT8OID, OIDARRAYOID};
+	Datum		values[3];
 	int			n;
 	bool		isnull;
 
 	ks_apply_begin();
+	values[0] = Int64GetDatum(a->subscription->id);
+	values[1] = Int64GetDatum(AT_A_TIME);
+	values[2] = live_targets(a);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute_with_args("SELECT id FROM kafka.dead_letter WHERE subscription_id = $1 AND retry ORDER BY id LIMIT $2",
-							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)
+	if (SPI_execute_with_args("SELECT id FROM kafka.dead_letter d WHERE subscription_id = $1 AND retry "
+							  "AND (targets && $3::pg_catalog.regclass[] OR NOT EXISTS (SELECT FROM kafka.subscription_rebuild b "
+							  "WHERE b.subscription_id = $1 AND b.target = ANY (d.targets || d.targets_anew))) "
+							  "ORDER BY id LIMIT $2", 3, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kafka.dead_letter");
 	n = (int) SPI_processed;
 	for (int i = 0; i < n; i++)
@@ -117,7 +136,7 @@ read_bytes(HeapTuple tuple, TupleDesc desc, int number, size_t *size)
  * retried any more.
  */
 static bool
-lock_letter(KsApply *a, int64 id, KsMessage *m, Oid *target, bool *superseded)
+lock_letter(KsApply *a, int64 id, KsMessage *m, Oid **targets, int *ntargets, bool *superseded)
 {
 	Oid			types[2] = {INT8OID, INT8OID};
 	Datum		values[2] = {Int64GetDatum(a->subscription->id), Int64GetDatum(id)};
@@ -131,7 +150,7 @@ lock_letter(KsApply *a, int64 id, KsMessage *m, Oid *target, bool *superseded)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	if (SPI_execute_with_args("SELECT topic, partition, \"offset\", "
-							  "(extract(epoch FROM timestamp) * 1000)::pg_catalog.int8, key, value, headers, target::pg_catalog.oid, "
+							  "(extract(epoch FROM timestamp) * 1000)::pg_catalog.int8, key, value, headers, targets::pg_catalog.oid[], "
 							  "superseded FROM kafka.dead_letter WHERE subscription_id = $1 AND id = $2 AND retry FOR UPDATE",
 							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kafka.dead_letter");
@@ -160,17 +179,16 @@ lock_letter(KsApply *a, int64 id, KsMessage *m, Oid *target, bool *superseded)
 		m->json_null = find_header(m, KS_HEADER_JSON_NULL, &m->json_null_size);
 		m->unchanged = find_header(m, KS_HEADER_UNCHANGED, &m->unchanged_size);
 	}
-	value = SPI_getbinval(tuple, desc, 8, &isnull);
-	*target = isnull ? InvalidOid : DatumGetObjectId(value);
+	*targets = ks_read_oid_array(SPI_getbinval(tuple, desc, 8, &isnull), ntargets);
 	*superseded = DatumGetBool(SPI_getbinval(tuple, desc, 9, &isnull));
 	MemoryContextSwitchTo(spi);
 	SPI_finish();
 	return true;
 }
 
-/* Has the writers that the letter is for write it; ERROR if its target is none of the subscription's any more. */
+/* Has the writers that the letter is for write it; ERROR if its targets are none of the subscription's any more. */
 static void
-choose_writers(KsApply *a, Oid target, bool superseded)
+choose_writers(KsApply *a, const Oid *targets, int ntargets, bool superseded)
 {
 	bool		found = false;
 
@@ -178,8 +196,11 @@ choose_writers(KsApply *a, Oid target, bool superseded)
 	for (int i = 0; i < a->nwriters; i++)
 	{
 		const KsTarget *t = a->writers[i]->table->target;
+		bool		meant = false;
 
-		if (OidIsValid(target) && t->relid != target)
+		for (int n = 0; n < ntargets; n++)
+			meant = meant || targets[n] == t->relid;
+		if (!meant)
 			continue;
 		found = true;
 		if (!superseded || !ks_target_holds_state(t))
@@ -201,14 +222,29 @@ some_hold_state(const KsApply *a)
 	return false;
 }
 
-/* Runs a statement about one letter. */
+/* A letter was applied: it is gone, unless targets are left that were not at hand. */
 static void
-change_letter(int64 id, const char *sql)
+settle_letter(const KsApply *a, int64 id)
+{
+	Oid			types[2] = {INT8OID, OIDARRAYOID};
+	Datum		values[2] = {Int64GetDatum(id), live_targets(a)};
+
+	(void) ks_catalog_execute("UPDATE kafka.dead_letter d SET targets = ARRAY(SELECT t FROM pg_catalog.unnest(d.targets) t "
+							  "WHERE t <> ALL ($2::pg_catalog.regclass[]) AND EXISTS (SELECT FROM kafka.subscription_target s "
+							  "WHERE s.subscription_id = d.subscription_id AND s.target = t)) WHERE id = $1",
+							  2, types, values, NULL);
+	(void) ks_catalog_execute("DELETE FROM kafka.dead_letter WHERE id = $1 AND targets = '{}' AND targets_anew = '{}'",
+							  1, types, values, NULL);
+}
+
+/* A letter is left as it is. */
+static void
+leave_letter(int64 id)
 {
 	Oid			types[1] = {INT8OID};
 	Datum		values[1] = {Int64GetDatum(id)};
 
-	(void) ks_catalog_execute(sql, 1, types, values, NULL);
+	(void) ks_catalog_execute("UPDATE kafka.dead_letter SET retry = false WHERE id = $1", 1, types, values, NULL);
 }
 
 /* One attempt; returns the error, in a->context, everything rolled back, or NULL. */
@@ -227,24 +263,25 @@ attempt_letter(KsApply *a, int64 id)
 	PG_TRY();
 	{
 		KsMessage	message;
-		Oid			target;
+		Oid		   *targets;
+		int			ntargets;
 		bool		superseded;
 
 		ks_apply_begin();
 		ks_subscription_lock(a->subscription->id, false);
 		if (ks_subscription_version(a->subscription->id) == a->subscription->version &&
-			lock_letter(a, id, &message, &target, &superseded))
+			lock_letter(a, id, &message, &targets, &ntargets, &superseded))
 		{
-			choose_writers(a, target, superseded);
+			choose_writers(a, targets, ntargets, superseded);
 			if (a->nactive > 0)
 			{
 				ks_apply_write(a, &message, 1);
 				if (some_hold_state(a))
 					ks_dead_letters_overtaken_by(a->subscription, &message);
-				change_letter(id, "DELETE FROM kafka.dead_letter WHERE id = $1");
+				settle_letter(a, id);
 			}
 			else
-				change_letter(id, "UPDATE kafka.dead_letter SET retry = false WHERE id = $1");
+				leave_letter(id);
 		}
 		ks_apply_commit();
 	}

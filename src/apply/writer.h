@@ -22,6 +22,7 @@ typedef struct KsRun
 	int			current;		/* message that is being worked on, or is to blame for an error; -1 = not known */
 	const char *stage;			/* what is being done: parse | convert | query | apply; a writer may refine it */
 	bool		retrying;		/* a dead letter is applied: neither its position nor its time make it a duplicate or late */
+	bool		rebuilding;		/* targets are being read again: dead letters are of concern to their tables after that only */
 	uint64		row;			/* grows with every row that is handed to the writers */
 	uint64		dropped;		/* late events that the transaction under way leaves out for good */
 	bool		duplicate;		/* the message that is being worked on was applied before, says its position */

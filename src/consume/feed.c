@@ -76,6 +76,7 @@ ks_feed_start(KsFeed *f, const KsApplyTarget *targets, int ntargets)
 	KsPositions positions = {f, repeated, stage, write_positions, finish};
 
 	f->apply = ks_apply_create(f->subscription, targets, ntargets, positions);
+	f->apply->run.rebuilding = f->consumer->rebuild;
 	f->max_rows = ks_apply_limit(f->apply, (int) f->subscription->options->int_value[KS_OPT_MAX_BATCH_ROWS]);
 	f->retry_due = f->retries;	/* letters that were left when the worker ended */
 }

@@ -4,6 +4,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "apply/dead_letter.h"
 #include "apply/shadow.h"
 #include "catalog/pg_type.h"
 #include "consume/log_ends.h"
@@ -132,6 +133,7 @@ begin_job(KsRebuild *r)
 					   "started_at = pg_catalog.clock_timestamp() WHERE id = $1", definition);
 		t->running = true;
 	}
+	ks_dead_letters_begin_rebuild(r->subscription);
 	(void) ks_catalog_execute("DELETE FROM kafka.rebuild_position WHERE subscription_id = $1", 1, types, values, NULL);
 	(void) ks_catalog_execute("INSERT INTO kafka.rebuild_position (subscription_id, topic, partition, next_offset, start_offset) "
 							  "SELECT subscription_id, topic, partition, start_offset, start_offset "

@@ -10,6 +10,7 @@
 
 #include "access/xact.h"
 #include "access/transam.h"
+#include "apply/dead_letter.h"
 #include "apply/shadow.h"
 #include "catalog/pg_type.h"
 #include "consume/rebuild_internal.h"
@@ -197,25 +198,6 @@ join_positions(KsRebuild *r)
 	return true;
 }
 
-/*
- * Removes dead letters of what was read again: those messages were applied now, or have become letters anew, as the log
- * has them.
- */
-static void
-forget_letters(const KsRebuild *r, const KsRebuildTarget *t)
-{
-	Oid			types[2] = {INT8OID, INT8OID};
-	Datum		values[2] = {Int64GetDatum(r->subscription->id), Int64GetDatum(t->id)};
-
-	(void) ks_catalog_execute("DELETE FROM kafka.dead_letter d USING kafka.rebuild_position p, kafka.subscription_rebuild b "
-							  "WHERE d.subscription_id = $1 AND p.subscription_id = $1 AND b.id = $2 "
-							  "AND d.topic = p.topic AND d.partition = p.partition "
-							  "AND d.\"offset\" >= p.start_offset AND d.\"offset\" < p.next_offset "
-							  "AND (d.target = b.target OR d.target IS NULL AND NOT EXISTS ("
-							  "SELECT FROM kafka.subscription_target t WHERE t.subscription_id = $1 AND t.target <> b.target)) "
-							  "AND d.last_attempt_at < b.started_at", 2, types, values, NULL);
-}
-
 /* Removes what was kept about the rebuild; a trigger drops the shadows. */
 static void
 forget(KsRebuild *r)
@@ -226,8 +208,7 @@ forget(KsRebuild *r)
 	for (int i = 0; i < r->ntargets; i++)
 		if (r->targets[i].running)
 		{
-			if (!r->targets[i].hydrate)
-				forget_letters(r, &r->targets[i]);
+			ks_dead_letters_end_rebuild(r->subscription, r->targets[i].id);
 			values[0] = Int64GetDatum(r->targets[i].id);
 			(void) ks_catalog_execute("DELETE FROM kafka.subscription_rebuild WHERE id = $1", 1, types, values, NULL);
 		}

@@ -100,10 +100,15 @@ ks_drop_dead_letters(const KsSubscription *s, Oid target)
 {
 	Oid			types[2] = {INT8OID, OIDOID};
 	Datum		values[2] = {Int64GetDatum(s->id), ObjectIdGetDatum(target)};
-	uint64		dropped = ks_catalog_execute("DELETE FROM kafka.dead_letter WHERE subscription_id = $1 "
-											 "AND ($2 = 0 OR target = $2::pg_catalog.regclass)",
-											 2, types, values, NULL);
+	uint64		dropped;
 
+	if (OidIsValid(target))
+		(void) ks_catalog_execute("UPDATE kafka.dead_letter SET targets = pg_catalog.array_remove(targets, $2::pg_catalog.regclass), "
+								  "targets_anew = pg_catalog.array_remove(targets_anew, $2::pg_catalog.regclass) "
+								  "WHERE subscription_id = $1 AND $2::pg_catalog.regclass = ANY (targets || targets_anew)",
+								  2, types, values, NULL);
+	dropped = ks_catalog_execute("DELETE FROM kafka.dead_letter WHERE subscription_id = $1 "
+								 "AND ($2 = 0 OR targets = '{}' AND targets_anew = '{}')", 2, types, values, NULL);
 	if (dropped > 0)
 		ereport(NOTICE,
 				(errmsg_plural("%llu dead letter of subscription \"%s\" was deleted",

@@ -169,3 +169,27 @@ def test_exactly_once_under_kills(private_cluster, kafka, killed):
         assert p.target.value("SELECT count(*) FROM seen WHERE op = 'd'") == p.source.value("SELECT count(*) FROM journal WHERE version IS NULL")
     finally:
         p.drop()
+
+
+def test_repeat_of_a_dead_letter(db, kafka, topic):
+    """What a publisher writes again of a message that was set aside is no second letter, except for targets that hold a state."""
+    db.q("CREATE TABLE log (id int CHECK (id <> 2))")
+    subscribe(db, topic, on_error="dead_letter")
+    add_target(db, "log", mode="append")
+    def send(*numbers):
+        kafka.produce_many(topic, [dict(key={"id": n}, value={"id": n}, headers=pos("a1", "1", n)) for n in numbers])
+        settle(db)
+    send(1, 2, 2, 3)
+    send(1, 2, 3, 4)
+    kafka.produce_many(topic, [dict(key={"id": 9}, value={"id": 9}, headers=[("pg_kafka_sync.pos", "x")])] * 2)
+    settle(db)
+    letters = "SELECT \"offset\", targets::text FROM kafka.dead_letter ORDER BY id"
+    assert db.q(letters) == [(1, "{log}"), (8, "{log}"), (9, "{log}")]
+    db.q("DELETE FROM kafka.dead_letter WHERE \"offset\" >= 8; CREATE TABLE t (id int PRIMARY KEY CHECK (id <> 5))")
+    add_target(db, "t")
+    send(2, 5, 5)
+    assert db.q(letters) == [(1, "{log}"), (11, "{log,t}"), (12, "{t}")]
+    db.q("ALTER TABLE log DROP CONSTRAINT log_id_check; ALTER TABLE t DROP CONSTRAINT t_id_check; SELECT kafka.retry_dead_letters('s')")
+    db.wait("SELECT count(*) = 0 FROM kafka.dead_letter")
+    assert db.q("SELECT id FROM log ORDER BY id") == [(1,), (2,), (3,), (4,), (5,)]
+    assert db.q("SELECT id FROM t ORDER BY id") == [(2,), (5,)]
