@@ -6,7 +6,7 @@
  * then in any case.
  *
  * An event is late if a row of it belongs to a window that was closed before the event: by the table, or by events
- * before it in the run.  Only where some row of a run may be late, its events are looked at one by one.
+ * before it in the run.  Only where some row of a run may be late, the late events are looked for, by halves.
  */
 #include "postgres.h"
 
@@ -113,22 +113,22 @@ delete_windows(KsQueryWriter *w, Timestamp before)
 	SPI_finish();
 }
 
-/* The oldest and the newest window among the rows of the batch from "first" on; false: there are none. */
+/* The oldest and the newest window among the rows of the batch; false: there are none. */
 static bool
-windows_of(KsQueryWriter *w, int first, Timestamp *oldest, Timestamp *newest)
+windows_of(KsQueryWriter *w, Timestamp *oldest, Timestamp *newest)
 {
 	KsBatch    *b = w->batch;
 
 	*oldest = DT_NOEND;
 	*newest = DT_NOBEGIN;
-	for (int i = first; i < b->nrows; i++)
+	for (int i = 0; i < b->nrows; i++)
 	{
 		Timestamp	begin = begin_of(w, b->rows[i].values[w->window]);
 
 		*oldest = Min(*oldest, begin);
 		*newest = Max(*newest, begin);
 	}
-	return b->nrows > first;
+	return b->nrows > 0;
 }
 
 /* A time as text. */
@@ -156,36 +156,145 @@ set_aside(KsQueryWriter *w, const KsBatchEvent *e, Timestamp window, Timestamp c
 								time_text(window), time_text(closed)), NULL, false);
 }
 
-/* Looks at the events of the run one by one; returns those that are not late, *count of them. */
+/* The search for late events in a run. */
+typedef struct Search
+{
+	KsQueryWriter *w;
+	Interval   *grace;
+	Interval   *retain;
+	Timestamp	newest;			/* window of the table, and of the events before */
+	MemoryContext plan_context;
+	PlannedStmt *plans[32];		/* by how often the run was halved */
+	MemoryContext probe_context;	/* reset for each run of the query */
+	int		   *kept;
+	int			nkept;
+} Search;
+
+/* Takes the windows of rows, and no more. */
+typedef struct WindowReceiver
+{
+	DestReceiver pub;
+	KsQueryWriter *w;
+	int			sink;			/* with the begin of the window */
+	Timestamp	oldest;
+	Timestamp	newest;
+} WindowReceiver;
+
+/* Takes a row; one without a window is an error later, when the rows are computed that are to be kept. */
+static bool
+receive_window(TupleTableSlot *slot, DestReceiver *self)
+{
+	WindowReceiver *r = (WindowReceiver *) self;
+	bool		isnull;
+	Datum		value = slot_getattr(slot, r->sink + 1, &isnull);
+
+	if (!isnull)
+	{
+		Timestamp	begin = begin_of(r->w, value);
+
+		r->oldest = Min(r->oldest, begin);
+		r->newest = Max(r->newest, begin);
+	}
+	return true;
+}
+
+static void
+receive_startup(DestReceiver *self, int operation, TupleDesc desc)
+{
+}
+
+static void
+receive_end(DestReceiver *self)
+{
+}
+
+static const DestReceiver window_receiver = {receive_window, receive_startup, receive_end, receive_end, DestNone};
+
+/* The windows of the rows that events make: the end and the begin of time if they make none. */
+static WindowReceiver
+windows_of_events(Search *s, const int *events, int count, int depth)
+{
+	KsQueryWriter *w = s->w;
+	WindowReceiver r = {window_receiver, w, 0, DT_NOEND, DT_NOBEGIN};
+	MemoryContext old;
+	Tuplestorestate *rows;
+
+	while (w->attributes[r.sink] != w->window)
+		r.sink++;
+	if (s->plans[depth] == NULL)
+	{
+		old = MemoryContextSwitchTo(s->plan_context);
+		s->plans[depth] = ks_query_plan_rows(w, count);
+		MemoryContextSwitchTo(old);
+	}
+	MemoryContextReset(s->probe_context);
+	old = MemoryContextSwitchTo(s->probe_context);
+	rows = ks_batch_relation_choose(w->relation, events, count);
+	ks_query_run_rows(w, s->plans[depth], rows, count, &r.pub);
+	tuplestore_end(rows);
+	MemoryContextSwitchTo(old);
+	return r;
+}
+
+/*
+ * Puts those of the events that are not late into "kept", in their order.  Where no window of theirs is closed by the
+ * newest of all of them, none is late; else the halves are looked at.  So few late events cost few runs of the query.
+ */
+static void
+sort_out(Search *s, const int *events, int count, int depth)
+{
+	KsBatchRelation *r = s->w->relation;
+	WindowReceiver found;
+	Timestamp	newest;
+
+	CHECK_FOR_INTERRUPTS();
+	r->run->current = count == 1 ? r->events[events[0]].message : -1;
+	found = windows_of_events(s, events, count, depth);
+	newest = Max(s->newest, found.newest);
+	if (found.oldest < closed_before(newest, s->grace, s->retain))
+	{
+		Timestamp	closed = closed_before(s->newest, s->grace, s->retain);
+
+		if (count > 1)
+		{
+			sort_out(s, events, count / 2, depth + 1);
+			sort_out(s, events + count / 2, count - count / 2, depth + 1);
+			return;
+		}
+		/* what an event itself closes does not make it late */
+		if (found.oldest < closed)
+		{
+			set_aside(s->w, &r->events[events[0]], found.oldest, closed);
+			return;
+		}
+	}
+	s->newest = newest;
+	memcpy(s->kept + s->nkept, events, sizeof(int) * count);
+	s->nkept += count;
+}
+
+/* Looks for late events in the run; returns those that are not, *count of them. */
 static int *
 sort_out_late(KsQueryWriter *w, Timestamp newest, Interval *grace, Interval *retain, int *count)
 {
 	KsBatchRelation *r = w->relation;
-	int		   *kept = MemoryContextAlloc(w->batch->context, sizeof(int) * Max(r->count, 1));
+	MemoryContext context = w->batch->context;
+	int		   *seen = MemoryContextAllocHuge(context, sizeof(int) * Max(r->count, 1));
+	int			nseen = 0;
+	Search		s = {w, grace, retain, newest};
 
-	*count = 0;
+	s.kept = MemoryContextAllocHuge(context, sizeof(int) * Max(r->count, 1));
+	s.plan_context = AllocSetContextCreate(context, "pg_kafka_sync plans for late events", ALLOCSET_DEFAULT_SIZES);
+	s.probe_context = AllocSetContextCreate(context, "pg_kafka_sync late events", ALLOCSET_DEFAULT_SIZES);
 	for (int i = 0; i < r->count; i++)
-	{
-		KsBatchEvent *e = &r->events[i];
-		int			first = w->batch->nrows;
-		Timestamp	oldest;
-		Timestamp	youngest;
-
-		if (!ks_batch_relation_sees(e, w->view))
-			continue;
-		r->run->current = e->message;
-		ks_query_compute(w, ks_batch_relation_choose(r, &i, 1), 1);
-		if (windows_of(w, first, &oldest, &youngest) && oldest < closed_before(newest, grace, retain))
-		{
-			set_aside(w, e, oldest, closed_before(newest, grace, retain));
-			continue;
-		}
-		newest = Max(newest, youngest);
-		kept[(*count)++] = i;
-		CHECK_FOR_INTERRUPTS();
-	}
+		if (ks_batch_relation_sees(&r->events[i], w->view))
+			seen[nseen++] = i;
+	sort_out(&s, seen, nseen, 0);
 	r->run->current = -1;
-	return kept;
+	MemoryContextDelete(s.probe_context);
+	MemoryContextDelete(s.plan_context);
+	*count = s.nkept;
+	return s.kept;
 }
 
 /* See query_target.h. */
@@ -205,7 +314,7 @@ ks_merge_write(KsQueryWriter *w)
 	Tuplestorestate *rows = ks_batch_relation_rows(r, w->view, &count);
 
 	ks_query_compute(w, rows, count);
-	if (windowed && windows_of(w, 0, &oldest, &newest))
+	if (windowed && windows_of(w, &oldest, &newest))
 	{
 		before = newest_window(w);
 		newest = Max(newest, before);
@@ -215,7 +324,7 @@ ks_merge_write(KsQueryWriter *w)
 
 			b->nrows = 0;
 			ks_query_compute(w, ks_batch_relation_choose(r, kept, count), count);
-			(void) windows_of(w, 0, &oldest, &newest);
+			(void) windows_of(w, &oldest, &newest);
 			newest = Max(newest, before);
 		}
 	}

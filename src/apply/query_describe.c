@@ -123,6 +123,8 @@ ks_query_describe(KsQueryWriter *w)
 	w->key_shapes = NIL;
 	w->topics = NIL;
 	w->query = ks_query_analyse(target->view);
+	if (w->upsert)
+		ks_query_assign(w->query, t->relid);
 	ks_query_check(w->query, target->mode, target->nkeys, target->keys, w->merge ? fold_of : NULL,
 				   unconstify(KsTarget *, target));
 	w->only_topic = w->upsert ? ks_query_check_topics(w->query, target->nkeys, target->keys,

@@ -389,20 +389,42 @@ become_reader(KsQueryWriter *w, Oid *save_user, int *save_context)
 }
 
 /* See query_target.h. */
+PlannedStmt *
+ks_query_plan_rows(KsQueryWriter *w, int count)
+{
+	Oid			save_user;
+	int			save_context;
+	PlannedStmt *plan;
+
+	become_reader(w, &save_user, &save_context);
+	plan = ks_query_plan(w->rows_query, w->relation->shape, count);
+	SetUserIdAndSecContext(save_user, save_context);
+	return plan;
+}
+
+/* See query_target.h. */
+void
+ks_query_run_rows(KsQueryWriter *w, PlannedStmt *plan, Tuplestorestate *rows, int count, DestReceiver *dest)
+{
+	Oid			save_user;
+	int			save_context;
+
+	become_reader(w, &save_user, &save_context);
+	ks_query_run(plan, w->relation->shape, rows, count, dest);
+	SetUserIdAndSecContext(save_user, save_context);
+}
+
+/* See query_target.h. */
 void
 ks_query_compute(KsQueryWriter *w, Tuplestorestate *rows, int count)
 {
 	Receiver	receiver = {row_receiver, w, 0};
-	Oid			save_user;
-	int			save_context;
 	MemoryContext old;
 
 	if (count == 0)
 		return;
 	old = MemoryContextSwitchTo(w->batch->context);
-	become_reader(w, &save_user, &save_context);
-	ks_query_run(ks_query_plan(w->rows_query, w->relation->shape, count), w->relation->shape, rows, count, &receiver.pub);
-	SetUserIdAndSecContext(save_user, save_context);
+	ks_query_run_rows(w, ks_query_plan_rows(w, count), rows, count, &receiver.pub);
 	MemoryContextSwitchTo(old);
 }
 

@@ -8,6 +8,7 @@
 
 #include "apply/batch.h"
 #include "apply/batch_relation.h"
+#include "tcop/dest.h"
 
 /* What is known of the keys of messages that look alike: which fields they have. */
 typedef struct KsKeyShape
@@ -85,6 +86,12 @@ extern bool ks_query_topic_in_scope(KsQueryWriter *w, const char *topic);
  * Runs the query over rows of the relation as the subscription's owner, and puts what it gives into the batch.
  */
 extern void ks_query_compute(KsQueryWriter *w, Tuplestorestate *rows, int count);
+/*
+ * The two steps of it, for other receivers: plans the query for so many rows, in CurrentMemoryContext; runs it, as often
+ * as need be in the transaction.
+ */
+extern PlannedStmt *ks_query_plan_rows(KsQueryWriter *w, int count);
+extern void ks_query_run_rows(KsQueryWriter *w, PlannedStmt *plan, Tuplestorestate *rows, int count, DestReceiver *dest);
 
 /* Folds the rows of the batch into the target.  In merge_sink.c. */
 extern void ks_merge_apply(KsQueryWriter *w);

@@ -7,6 +7,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/catalog.h"
+#include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "compat/pg_compat.h"
@@ -476,6 +477,61 @@ fold_of(void *merge, const char *column)
 	return NULL;
 }
 
+/* Does an index that can be used for any row begin with exactly these columns, in any order? */
+static bool
+is_led_by(Relation rel, Oid indexid, List *columns)
+{
+	Relation	index = index_open(indexid, AccessShareLock);
+	Form_pg_index form = index->rd_index;
+	int			n = list_length(columns);
+	bool		result = form->indisvalid && index->rd_rel->relam == BTREE_AM_OID && form->indnkeyatts >= n &&
+		RelationGetIndexPredicate(index) == NIL;
+
+	for (int i = 0; result && i < n; i++)
+	{
+		AttrNumber	attnum = form->indkey.values[i];
+
+		result = attnum > 0 && has_name(columns, NameStr(TupleDescAttr(RelationGetDescr(rel), attnum - 1)->attname));
+	}
+	index_close(index, NoLock);
+	return result;
+}
+
+/*
+ * NOTICE if rows will be looked for by some columns of the key, which tell the message key, and no index begins with
+ * these.
+ */
+static void
+check_index(Oid relid, const KsQuery *query, int nkeys, char **keys)
+{
+	Relation	rel;
+	List	   *traced = NIL;
+	bool		found = false;
+	StringInfoData columns;
+	ListCell   *lc;
+
+	initStringInfo(&columns);
+	for (int i = 0; i < nkeys; i++)
+		if (ks_query_column(query, keys[i])->traced)
+		{
+			appendStringInfo(&columns, "%s%s", traced ? ", " : "", quote_identifier(keys[i]));
+			traced = lappend(traced, keys[i]);
+		}
+	if (list_length(traced) == nkeys)
+		return;
+	rel = table_open(relid, AccessShareLock);
+	foreach(lc, RelationGetIndexList(rel))
+		found = found || is_led_by(rel, lfirst_oid(lc), traced);
+	if (!found)
+		ereport(NOTICE,
+				(errmsg("no index of target \"%s\" begins with the columns that tell the message key", RelationGetRelationName(rel)),
+				 errdetail("Each batch of messages will read the whole table, to find the rows that they leave behind."),
+				 errhint("CREATE INDEX ON %s (%s).",
+						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+													RelationGetRelationName(rel)), columns.data)));
+	table_close(rel, NoLock);
+}
+
 /* ERROR unless the query, which is that of the view, can keep the target exact in its mode. */
 static void
 check_exact(const KsTargetRequest *request, int64 subscription_id, Oid view, Datum key)
@@ -490,9 +546,14 @@ check_exact(const KsTargetRequest *request, int64 subscription_id, Oid view, Dat
 	keys = palloc(sizeof(char *) * Max(nkeys, 1));
 	for (int i = 0; i < nkeys; i++)
 		keys[i] = TextDatumGetCString(elements[i]);
+	if (strcmp(request->mode, "upsert") == 0)
+		ks_query_assign(query, request->relid);
 	ks_query_check(query, request->mode, nkeys, keys, request->merge ? fold_of : NULL, request->merge);
 	if (strcmp(request->mode, "upsert") == 0)
+	{
 		(void) ks_query_check_topics(query, nkeys, keys, ks_subscription_topics(subscription_id));
+		check_index(request->relid, query, nkeys, keys);
+	}
 }
 
 /* See target_definition.h. */

@@ -13,6 +13,7 @@
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
 #include "parser/parsetree.h"
 #include "query/analyse.h"
 #include "query/analyse_internal.h"
@@ -20,6 +21,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 typedef struct Level
@@ -181,6 +183,25 @@ note_read(Walk *w, int column, const char *name)
 
 static bool reads_walker(Node *node, void *arg);
 
+/*
+ * A variable that is a whole row of a join or of a subquery: has that row anything of batch?  Its columns are not those
+ * that it has where the query runs.
+ */
+static bool
+row_of_batch(const Walk *w, const RangeTblEntry *rte, Level *level)
+{
+	Walk		inner = {level, w->batch};
+	ListCell   *lc;
+
+	if (rte->rtekind == RTE_SUBQUERY)
+		return ks_count_references(rte->subquery, w->batch) > 0;
+	if (rte->rtekind != RTE_JOIN)
+		return false;
+	foreach(lc, rte->joinaliasvars)
+		(void) reads_walker(lfirst(lc), &inner);
+	return inner.columns != NULL || inner.whole_row;
+}
+
 /* Follows a variable, of which only the field "name" is read (NULL: all of it). */
 static void
 follow(Walk *w, Var *var, const char *name)
@@ -217,7 +238,10 @@ follow(Walk *w, Var *var, const char *name)
 		expr = (Node *) get_tle_by_resno(rte->subquery->targetList, var->varattno)->expr;
 	}
 	if (expr == NULL)
+	{
 		w->other = true;
+		w->whole_row = w->whole_row || (var->varattno == InvalidAttrNumber && row_of_batch(w, rte, l));
+	}
 	else if (IsA(expr, Var))
 		follow(w, (Var *) expr, name);
 	else
@@ -484,29 +508,79 @@ keeps_apart(Oid type, int32 typmod)
 	}
 }
 
-/* If an expression (in terms of batch) is a plain access to a part of where the message came from: which one? */
+/* Is a cast's function one to one, or an error for what it would have to change? */
 static bool
-trace(Node *expr, KsBatchField *field)
+is_one_to_one(Oid function)
 {
+	switch (function)
+	{
+		case F_INT2_INT4:
+		case F_INT2_INT8:
+		case F_INT4_INT2:
+		case F_INT4_INT8:
+		case F_INT8_INT2:
+		case F_INT8_INT4:
+		case F_NUMERIC_INT2:
+		case F_NUMERIC_INT4:
+		case F_NUMERIC_INT8:
+		case F_NUMERIC_JSONB:
+		case F_BOOL_JSONB:
+			/* these round, but a field of a key that is cast to an integer is one */
+		case F_INT2_JSONB:
+		case F_INT4_JSONB:
+		case F_INT8_JSONB:
+			/* the session's time zone is UTC */
+		case F_TIMESTAMP_DATE:
+		case F_TIMESTAMPTZ_DATE:
+		case F_TIMESTAMP_TIMESTAMPTZ:
+		case F_TIMESTAMPTZ_TIMESTAMP:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
+ * If an expression (in terms of batch) is an access to a part of where the message came from, with casts at most: which
+ * one?  *is_lossy: its casts may make one value of several.
+ *
+ * Reading a text as its type counts as one to one: the message keys of a topic are JSON in the form that their one
+ * producer gives every value, so that it does not write both '1' and '01', and writes dates where a date is read.
+ */
+static bool
+trace(Node *expr, KsBatchField *field, bool *is_lossy)
+{
+	bool		lossy = false;
+	bool		is_read = false;	/* by an input function, from a text */
 	char	   *name;
 	bool		as_text;
 	Node	   *operand;
 
 	for (;;)
 	{
-		if (!keeps_apart(exprType(expr), exprTypmod(expr)))
-			return false;
+		lossy = lossy || !keeps_apart(exprType(expr), exprTypmod(expr));
 		if (IsA(expr, RelabelType))
 			expr = (Node *) ((RelabelType *) expr)->arg;
 		else if (IsA(expr, CoerceViaIO))
-			expr = (Node *) ((CoerceViaIO *) expr)->arg;
-		else if (IsA(expr, FuncExpr) && list_length(((FuncExpr *) expr)->args) == 1 &&
+		{
+			Node	   *arg = (Node *) ((CoerceViaIO *) expr)->arg;
+
+			/* an output function tells values apart, but what it gives is not to be read as another type */
+			lossy = lossy || (is_read && exprType(arg) != JSONBOID);
+			is_read = is_read || (exprType(expr) != TEXTOID && exprType(expr) != VARCHAROID);
+			expr = arg;
+		}
+		else if (IsA(expr, FuncExpr) && list_length(((FuncExpr *) expr)->args) > 0 &&
 				 (((FuncExpr *) expr)->funcformat == COERCE_EXPLICIT_CAST ||
 				  ((FuncExpr *) expr)->funcformat == COERCE_IMPLICIT_CAST))
+		{
+			lossy = lossy || !is_one_to_one(((FuncExpr *) expr)->funcid);
 			expr = linitial(((FuncExpr *) expr)->args);
+		}
 		else
 			break;
 	}
+	*is_lossy = lossy;
 	if (IsA(expr, Var))
 	{
 		field->column = ((Var *) expr)->varattno;
@@ -548,6 +622,7 @@ analyse_output(KsQuery *r, Oid batch)
 		KsQueryColumn *c = &r->output[r->ncolumns];
 		Walk		w = {&top, batch};
 		Node	   *expr;
+		bool		lossy;
 
 		if (te->resjunk)
 			continue;
@@ -558,11 +633,64 @@ analyse_output(KsQuery *r, Oid batch)
 		c->reads = w.reads;
 		c->mixed = w.other || w.columns == NULL || contain_volatile_functions((Node *) te->expr);
 		expr = ks_in_terms_of_batch(r->query, (Node *) te->expr);
-		if (expr && !expression_returns_set(expr) && trace(expr, &c->field))
+		if (expr && !expression_returns_set(expr) && trace(expr, &c->field, &lossy))
 		{
-			c->traced = true;
+			c->traced = !lossy;
+			c->lossy = lossy;
 			c->expr = expr;
 		}
+	}
+}
+
+/*
+ * Is what an assignment does with a value of a type one to one?  Lengths do not count: texts that are too long are an
+ * error, and keys come in the precision of their column.
+ */
+static bool
+assigns_apart(Oid from, int32 from_typmod, Oid to, int32 to_typmod)
+{
+	CaseTestExpr *value = makeNode(CaseTestExpr);
+	Node	   *expr;
+
+	value->typeId = from;
+	value->typeMod = from_typmod;
+	value->collation = get_typcollation(from);
+	expr = coerce_to_target_type(NULL, (Node *) value, from, to, to_typmod, COERCION_ASSIGNMENT, COERCE_IMPLICIT_CAST, -1);
+	while (expr && !IsA(expr, CaseTestExpr))
+	{
+		if (IsA(expr, RelabelType))
+			expr = (Node *) ((RelabelType *) expr)->arg;
+		else if (IsA(expr, CoerceToDomain))
+			expr = (Node *) ((CoerceToDomain *) expr)->arg;
+		else if (IsA(expr, CoerceViaIO))
+			expr = (Node *) ((CoerceViaIO *) expr)->arg;
+		else if (IsA(expr, FuncExpr) && list_length(((FuncExpr *) expr)->args) > 0 &&
+				 (is_one_to_one(((FuncExpr *) expr)->funcid) ||
+				  exprType(linitial(((FuncExpr *) expr)->args)) == ((FuncExpr *) expr)->funcresulttype))
+			expr = linitial(((FuncExpr *) expr)->args);
+		else
+			return false;
+	}
+	return true;
+}
+
+/* See analyse.h. */
+void
+ks_query_assign(KsQuery *query, Oid table)
+{
+	for (int i = 0; i < query->ncolumns; i++)
+	{
+		KsQueryColumn *c = &query->output[i];
+		AttrNumber	attnum = get_attnum(table, c->name);
+		Oid			type;
+		int32		typmod;
+		Oid			collation;
+
+		if (!c->traced || attnum <= 0)
+			continue;
+		get_atttypetypmodcoll(table, attnum, &type, &typmod, &collation);
+		c->lossy = !assigns_apart(exprType(c->expr), exprTypmod(c->expr), type, typmod);
+		c->traced = !c->lossy;
 	}
 }
 
@@ -598,7 +726,7 @@ ks_query_analyse(Oid view)
 	r->reads = all.reads;
 	r->columns = all.columns;
 	if (all.whole_row)
-		r->not_row_wise = r->not_mergeable = "it uses a row of kafka.batch as a whole, and not by its columns";
+		r->not_row_wise = r->not_mergeable = "it uses a row of kafka.batch, or of a join or subquery with it, as a whole, and not by its columns";
 	else if (r->references == 0)
 		r->not_row_wise = r->not_mergeable = "it does not read kafka.batch";
 	else if (r->references > 1 && r->query->setOperations == NULL)

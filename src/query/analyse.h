@@ -47,8 +47,9 @@ typedef struct KsQueryColumn
 	 * the field's name; KEY without a name is the whole message key), or TOPIC.
 	 */
 	bool		traced;
-	KsBatchField field;
-	Node	   *expr;			/* traced: the expression, with batch as varno 1, level 0 */
+	bool		lossy;			/* would be traced but for casts that may make one value of several */
+	KsBatchField field;			/* where it is traced or lossy */
+	Node	   *expr;			/* traced, lossy: the expression, with batch as varno 1, level 0 */
 } KsQueryColumn;
 
 typedef struct KsQuery
@@ -74,6 +75,12 @@ extern Oid	ks_batch_relid(void);
  * it is for ks_query_check to say.
  */
 extern KsQuery *ks_query_analyse(Oid view);
+
+/*
+ * Columns that are not traced any more once they are stored in the table's columns of their names, whose types are
+ * others, become lossy.  For the queries of mode upsert.
+ */
+extern void ks_query_assign(KsQuery *query, Oid table);
 
 /*
  * ERROR, with the reason and a way out, unless the query can be kept exact as a target with this mode (upsert, append,

@@ -92,6 +92,35 @@ is_key(const char *name, int nkeys, char **keys)
 	return false;
 }
 
+/*
+ * ERROR if a column of the key tells a field only through a cast that may make one value of several, and the field is in
+ * the message key, or no other column is traced.
+ */
+static void
+check_casts(const KsQuery *query, int nkeys, char **keys, bool traced)
+{
+	for (int i = 0; i < nkeys; i++)
+	{
+		KsQueryColumn *c = ks_query_column(query, keys[i]);
+		bool		told = false;
+
+		if (!c->lossy || c->field.column == KS_BATCH_TOPIC || (traced && c->field.column != KS_BATCH_KEY))
+			continue;
+		for (int j = 0; j < nkeys; j++)
+		{
+			KsQueryColumn *other = ks_query_column(query, keys[j]);
+
+			told = told || (other->traced && other->field.column != KS_BATCH_TOPIC &&
+							(other->field.name == NULL ||
+							 (c->field.name && strcmp(other->field.name, c->field.name) == 0)));
+		}
+		if (!told)
+			refuse("upsert", psprintf("key column \"%s\" is cast in a way that can make one value of several, so that several messages would write one row",
+									  c->name),
+				   "Cast the field's text once, to the type that it has at its source, and let the table's column have this type; keep what is derived from it in a column that is not in the key.");
+	}
+}
+
 /* Folds that may follow an aggregate, "" for none but first and last. */
 static const char *
 folds_after(const Aggref *a)
@@ -164,6 +193,8 @@ ks_query_check(const KsQuery *query, const char *mode, int nkeys, char **keys,
 			refuse(mode, psprintf("it does not return the key column \"%s\"", keys[i]), "Add the column to the query.");
 		traced = traced || (c->traced && c->field.column != KS_BATCH_TOPIC);
 	}
+	if (upsert)
+		check_casts(query, nkeys, keys, traced);
 	if (upsert && !traced)
 		refuse(mode, "no column of the target's key is a plain part of the message key, so that nothing tells which rows a message has left behind",
 			   "Put the message key's fields into the target's key, such as (after->>'id')::int, or use mode append or merge.");

@@ -134,6 +134,36 @@ def test_grace(db, kafka, topic):
     assert db.q("SELECT to_char(hour, 'HH24'), n FROM hours WHERE place = 'late' ORDER BY hour") == [("03", 1), ("04", 2)]
 
 
+def test_late_among_many(db, kafka, topic):
+    """Late events are found in a run of thousands without holding memory for each of them."""
+    subscribe(db, topic, enabled=False)
+    hours(db, grace="1 hour")
+    count = 8000
+    late = {2500, 7999}
+    kafka.produce_many(topic, [event("2024-01-01 05:00+00" if i else "2024-01-01 06:30+00") if i not in late
+                               else event("2024-01-01 03:00+00", "late") for i in range(count)])
+    db.q("SELECT kafka.resume_subscription('s')")
+    pid = wait_until(lambda: db.value("SELECT pid FROM kafka.subscription_status"), what="a worker")
+    most = 0
+    def done():
+        nonlocal most
+        most = max(most, db.cluster.rss_kb(pid))
+        return db.value("SELECT lag = 0 FROM kafka.subscription_status")
+    wait_until(done, 30, 0.02, what="all events")
+    assert db.q("SELECT to_char(hour, 'HH24'), place, n FROM hours ORDER BY hour") == [("05", "a", count - 3), ("06", "a", 1)]
+    assert db.q("SELECT \"offset\" FROM kafka.dead_letter ORDER BY 1") == [(i,) for i in sorted(late)]
+    assert most < 150 * 1024, f"{most} kB"
+
+
+def test_all_are_late(db, kafka, topic):
+    """The worst of runs: every other event is late."""
+    subscribe(db, topic)
+    hours(db, grace="1 hour", late="drop")
+    kafka.produce_many(topic, [event("2024-01-01 05:00+00" if i % 2 else "2024-01-01 09:30+00") for i in range(6000)])
+    settle(db)
+    assert db.q("SELECT to_char(hour, 'HH24'), n FROM hours") == [("09", 3000)]
+
+
 def test_message_at_fault(db, kafka, topic):
     """One event that the query cannot read is named; the others count once."""
     subscribe(db, topic, enabled=False)

@@ -296,6 +296,9 @@ REFUSED = [
     ("SELECT length(after->>'id') AS id, after->>'v' AS v FROM batch", "plain part of the message key"),
     ("SELECT r.id, after->>'v' AS v FROM ref r JOIN batch ON r.v = after->>'v'", "plain part of the message key"),
     ("SELECT (after->>'id')::int AS id, b::text AS v FROM batch b", "as a whole"),
+    ("SELECT (j.after->>'id')::int AS id, to_jsonb(j)->'after'->>'v' AS v FROM (batch JOIN (SELECT 'x' AS topic) x USING (topic)) AS j", "join or subquery"),
+    ("SELECT (s.after->>'id')::int AS id, to_jsonb(s)->'after'->>'v' AS v FROM (SELECT * FROM batch) AS s", "join or subquery"),
+    ("SELECT (j.after->>'id')::int AS id, to_jsonb(j)->>'v' AS v FROM ((SELECT after, key FROM batch) s CROSS JOIN ref) AS j", "join or subquery"),
 ]
 
 
@@ -307,6 +310,55 @@ def test_refused(db, kafka, topic, query, reason):
     with pytest.raises(psycopg.Error, match="cannot be kept exact in mode upsert") as e:
         add_target(db, "t", query)
     assert reason in str(e.value) and e.value.diag.message_hint
+
+
+CASTS = [("(key->>'k')::timestamptz::date", "date"), ("(key->>'k')::timestamp::time", "time"), ("(key->>'k')::numeric::int", "int"),
+         ("(key->>'k')::timestamptz::text::date", "date"), ("(key->>'k')::varchar(3)", "text"), ("(key->>'k')::numeric(4,1)", "numeric"),
+         ("(after->>'k')::numeric::int", "int"), ("(key->'k')::numeric::bigint", "bigint"), ("(key->>'k')::shade::int", "int"),
+         ("(key->>'k')::numeric", "int"), ("(key->>'k')::timestamptz", "date"), ("(key->>'k')::float8", "float8")]
+
+
+def test_casts_that_are_not_one_to_one(db, kafka, topic):
+    """Messages with different keys must not share a row: casts that may make one value of several are refused, also those
+    of an assignment; others are not."""
+    db.q("CREATE TYPE shade AS ENUM ('light', 'dark'); CREATE FUNCTION shade_int(shade) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';"
+         "CREATE CAST (shade AS int) WITH FUNCTION shade_int(shade)")
+    subscribe(db, topic, enabled=False)
+    for i, (cast, type) in enumerate(CASTS):
+        db.q(f"CREATE TABLE c{i} (k {type} PRIMARY KEY); CREATE TABLE d{i} (id int, k {type}, PRIMARY KEY (k, id))")
+        query = f"SELECT {cast} AS k FROM batch"
+        with pytest.raises(psycopg.Error, match='key column "k" is cast in a way that can make one value of several') as e:
+            add_target(db, f"c{i}", query)
+        assert "Cast the field's text once" in e.value.diag.message_hint
+        # beside a column that tells the message key the same cast does no harm, but where the message key has the field
+        query = query.replace("SELECT", "SELECT (after->>'id')::int AS id,")
+        if "key->" in query:
+            with pytest.raises(psycopg.Error, match="make one value of several"):
+                add_target(db, f"d{i}", query)
+        add_target(db, f"d{i}", query.replace("key->", "after->"))
+    for i, (cast, type) in enumerate([("(key->>'k')::int", "bigint"), ("(key->>'k')::smallint::int::bigint", "numeric(10)"), ("(key->'k')::numeric", "numeric"),
+                                      ("(key->>'k')::bigint", "int"), ("(key->'k')::text::int", "int"), ("key->>'k'", "varchar(10)"),
+                                      ("(key->>'k')::varchar", "char(4)"), ("(key->>'k')::int", "text"), ("(key->>'k')::uuid", "uuid"),
+                                      ("(key->>'k')::date", "timestamptz"), ("(key->'k')::bool", "bool"), ("(key->'k')::int", "int")]):
+        db.q(f"CREATE TABLE e{i} (k {type} PRIMARY KEY)")
+        add_target(db, f"e{i}", f"SELECT {cast} AS k FROM batch")
+
+
+def test_notice_without_an_index(db, kafka, topic):
+    """A key with more columns than tell the message key needs an index that begins with those."""
+    db.q("CREATE TABLE t (place text, id int, PRIMARY KEY (place, id)); CREATE TABLE u (place text, id int, PRIMARY KEY (id, place));"
+         "CREATE TABLE v (place text, id int, PRIMARY KEY (place, id)); CREATE INDEX ON v (id) WHERE place <> '';"
+         "CREATE TABLE w (place text, id int, PRIMARY KEY (place, id)); CREATE INDEX ON w (id)")
+    subscribe(db, topic)
+    notices = []
+    handler = lambda d: notices.append((d.message_primary, d.message_hint))
+    db.connection.add_notice_handler(handler)
+    try:
+        for table in "tuvw":
+            add_target(db, table, "SELECT upper(after->>'place') AS place, (after->>'id')::int AS id FROM batch")
+    finally:
+        db.connection.remove_notice_handler(handler)
+    assert notices == [(f'no index of target "{t}" begins with the columns that tell the message key', f"CREATE INDEX ON public.{t} (id).") for t in "tv"]
 
 
 def failed(db, kafka, topic, message, offset=None):
