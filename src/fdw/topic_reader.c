@@ -513,11 +513,14 @@ take_message(KsTopicReader *reader, rd_kafka_event_t *event, KsMessage *m)
 	return true;
 }
 
-/* Asks the brokers for something, to learn whether they are there. ERROR if they are not. */
+/*
+ * Asks the brokers for something, to learn whether they are there. ERROR if they are not.  Messages and ends of
+ * partitions that come meanwhile stay in the queue.
+ */
 static void
 probe(KsTopicReader *reader)
 {
-	KsAdmin		admin = {reader->server, reader->client, NULL};
+	KsAdmin		admin = {reader->server, reader->client, NULL, true};
 
 	PG_TRY();
 	{

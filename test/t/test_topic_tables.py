@@ -761,6 +761,45 @@ def test_killed_session_leaves_nothing(private_cluster, kafka):
     assert [m.json["id"] for m in settled(kafka, topic)] == [1]
 
 
+def test_several_topics_in_one_transaction(db, kafka):
+    """What comes back for one topic's messages is not taken for an answer about the next."""
+    first, second, third = (kafka.create_topic() for _ in range(3))
+    for name, topic in (("w1", first), ("w2", second), ("w3", third)):
+        table(db, name, topic, "id int")
+    db.q("INSERT INTO w1 SELECT generate_series(1, 10000); INSERT INTO w2 VALUES (1); INSERT INTO w1 VALUES (0)")
+    settle(kafka, first, second)
+    assert db.value("SELECT count(*) FROM w1") == 10001 and db.value("SELECT count(*) FROM w2") == 1
+    # a topic whose messages were all taken back is not even looked at
+    table(db, "gone", "no-such-topic", "id int")
+    with db.connect(autocommit=False) as c:
+        c.execute("INSERT INTO w3 VALUES (1); SAVEPOINT s; INSERT INTO gone VALUES (1); INSERT INTO w3 VALUES (2); ROLLBACK TO s")
+        c.execute("INSERT INTO w2 VALUES (2); INSERT INTO w3 VALUES (3)")
+        c.commit()
+    settle(kafka, second, third)
+    assert db.q("SELECT id FROM w3 ORDER BY id") == [(1,), (3,)] and db.q("SELECT id FROM w2 ORDER BY id") == [(1,), (2,)]
+    # and one that is not there is found before anything is sent
+    marks = kafka.watermarks(first)
+    with pytest.raises(psycopg.Error, match='topic "no-such-topic" does not exist'):
+        db.q("INSERT INTO w1 VALUES (1); INSERT INTO gone VALUES (1)")
+    assert kafka.watermarks(first) == marks
+
+
+def test_terminated_while_sending(db, kafka):
+    """The transaction that was begun in Kafka is aborted at once, and does not hold up readers until its timeout."""
+    topic = kafka.create_topic()
+    table(db, "w", topic, "id int, name text")
+    with db.connect(autocommit=False) as connection, ThreadPoolExecutor(1) as threads:
+        connection.execute("INSERT INTO w SELECT i, md5(i::text) || repeat('x', 500) FROM generate_series(1, 150000) i")
+        pid = connection.info.backend_pid
+        commit = threads.submit(connection.commit)
+        wait_until(lambda: kafka.watermarks(topic)[0][1] > 0, 20)
+        db.q("SELECT pg_terminate_backend(%s)", pid)
+        with pytest.raises(psycopg.OperationalError):
+            commit.result()
+    wait_until(lambda: kafka.watermarks(topic) == kafka.watermarks(topic, "read_committed"), 10)
+    assert db.value("SELECT count(*) FROM w") == 0
+
+
 def test_rights_to_write(db, kafka, cluster, writable):
     db.q("DROP ROLE IF EXISTS topic_writer; CREATE ROLE topic_writer LOGIN")
     try:
