@@ -48,7 +48,7 @@ struct KsTopicRow
 	bool		more;			/* the message has another row */
 	int			nfields;		/* of the table */
 	bool		has_json_headers;	/* headers of format json say more of its fields */
-	bool		wraps_keys;		/* keys may be {"schema":..,"payload":..} */
+	bool		is_debezium;	/* keys may be {"schema":..,"payload":..}, and values need a connector and modes */
 	KsParser   *parser;
 	KsParser   *key_parser;
 	KsParsed	parsed;
@@ -150,7 +150,7 @@ ks_topic_row_create(const KsTopicTable *table, TupleDesc desc, const Bitmapset *
 	row->table = table;
 	row->context = context;
 	row->columns = palloc0(sizeof(Column) * Max(table->natts, 1));
-	row->wraps_keys = strcmp(table->format, "debezium") == 0;
+	row->is_debezium = strcmp(table->format, "debezium") == 0;
 	row->has_json_headers = strcmp(table->format, "json") == 0;
 	row->callback.func = free_row;
 	row->callback.arg = row;
@@ -169,6 +169,8 @@ ks_topic_row_create(const KsTopicTable *table, TupleDesc desc, const Bitmapset *
 				add_column(row, i);
 	for (int i = 0; i < table->natts; i++)
 		row->nfields += !table->columns[i].is_dropped && table->columns[i].meta == KS_COL_NONE;
+	/* what a field of Debezium's keys means is told by the connector, which is in the value */
+	row->needs_value |= row->needs_key && row->is_debezium;
 	/* how many rows there are in a message is in its value */
 	row->needs_value = table->parser != NULL && (row->needs_value || table->parser->next != NULL);
 
@@ -224,6 +226,8 @@ field_is(const KsField *field, const char *name, size_t size)
 static bool
 descend(KsTopicRow *row, KsField *field, const KsTopicColumn *column, int depth)
 {
+	uint8		modes = field->modes;
+
 	for (; depth < column->npath; depth++)
 	{
 		const KsPathStep *step = &column->path[depth];
@@ -260,6 +264,7 @@ descend(KsTopicRow *row, KsField *field, const KsTopicColumn *column, int depth)
 		if (!found)
 			return false;
 	}
+	field->modes = modes;
 	return true;
 }
 
@@ -503,6 +508,22 @@ read_content(KsTopicRow *row, Column *c, const KsMessage *m, Datum *value, bool 
 	}
 }
 
+/* Parses the key. ERROR with the parser's cause. */
+static void
+parse_key(KsTopicRow *row, const KsMessage *m)
+{
+	const char *error;
+	uint8_t		modes;
+
+	ks_json_parser_reset(row->key_parser);
+	error = ks_json_key(row->key_parser, m, row->is_debezium, &row->parsed_key);
+	if (error == NULL && row->is_debezium &&
+		(error = ks_debezium_message_modes(row->key_parser, m, &modes)) == NULL && modes != 0)
+		ks_mark_modes(&row->parsed_key.key, modes);
+	if (error)
+		parse_error(error);
+}
+
 /* Parses value and key. ERROR with the parser's cause. */
 static void
 parse(KsTopicRow *row, const KsMessage *m)
@@ -522,14 +543,11 @@ parse(KsTopicRow *row, const KsMessage *m)
 	{
 		ks_parsed_clear(&row->parsed);
 		ks_parsed_clear(&row->parsed_key);
+		message.modes = row->table->modes;
 		if (row->key_parser)
-		{
-			ks_json_parser_reset(row->key_parser);
-			error = ks_json_key(row->key_parser, m, row->wraps_keys, &row->parsed_key);
-			if (error)
-				parse_error(error);
-		}
-		if (!row->needs_value || m->value == NULL)
+			parse_key(row, &message);
+		/* of Debezium, a tombstone is parsed too: its key is the default connector's */
+		if (!row->needs_value || (m->value == NULL && !row->is_debezium))
 			return;
 		row->table->parser->reset(row->parser);
 		/* the key was looked at as the table says, which need not be as the format says */

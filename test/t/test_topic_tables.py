@@ -135,11 +135,13 @@ def test_end_by_timestamp(db, kafka, numbers):
     assert read(db, until % "t") == 30
     assert read(db, f"SELECT * FROM t WHERE \"timestamp\" BETWEEN '{at(5)}' AND '{at(6)}'") == 6
     assert read(db, f"SELECT * FROM t WHERE \"timestamp\" = '{at(5)}'") == 3
-    topic = kafka.create_topic(config={"message.timestamp.type": "LogAppendTime"})
-    kafka.produce_many(topic, [dict(value={"id": n}) for n in range(50)])
+    # that brokers stamp messages now does not mean that they always have
+    topic = kafka.create_topic(config=FOREVER)
+    for t in (9, 1):
+        kafka.produce(topic, {}, timestamp=ms(t))
+    db.q("SELECT kafka.alter_topic('kafka', %s, config => '{\"message.timestamp.type\": \"LogAppendTime\"}')", topic)
     table(db, "a", topic, META)
-    assert read(db, "SELECT * FROM a WHERE \"timestamp\" < '2020-01-01'") == 0
-    assert read(db, "SELECT * FROM a WHERE \"timestamp\" < '2200-01-01'") == 50
+    assert db.value(f"SELECT \"offset\" FROM a WHERE \"timestamp\" < '{at(5)}'") == 1
 
 
 def test_timestamps_out_of_order(db, kafka):
@@ -286,6 +288,49 @@ def test_own_publisher(db, kafka, make_db):
         else:
             assert db.q(f"SELECT id, t, ts, b, a FROM t_{form} t ORDER BY id") == db.q("SELECT id, t, ts, b, a FROM src ORDER BY id")
         db.q("SELECT kafka.drop_publisher(%s)", form)
+
+
+def test_modes_of_keys(db, kafka):
+    """Deletes and tombstones, which have nothing but a key, are read as their headers, or the table's options, say."""
+    db.q("CREATE TABLE src (b bytea, at timestamp, n int, PRIMARY KEY (b, at))")
+    db.q("CREATE PUBLICATION pub FOR TABLE src")
+    options = '{"binary.handling.mode": "hex", "time.precision.mode": "connect"}'
+    prefix = kafka.new_topic_name()
+    db.q("SELECT kafka.create_publisher('p', 'kafka', 'pub', %s, options => %s)", prefix, options)
+    db.wait_state("publisher", "p", "streaming")
+    db.q("INSERT INTO src VALUES ('\\x1234', '2024-02-29 12:00:00', 1)")
+    db.q("DELETE FROM src")
+    db.wait_for_publisher("p")
+    topic = f"{prefix}.public.src"
+    columns = """b bytea, at timestamp, "offset" bigint OPTIONS (meta 'offset'),
+        kb bytea OPTIONS (meta 'key', path 'b'), kat timestamp OPTIONS (meta 'key', path 'at')"""
+    table(db, "t", topic, columns, format="debezium", key="b, at")
+    at = datetime.datetime(2024, 2, 29, 12)
+    row = (b"\x12\x34", at, b"\x12\x34", at)
+    assert db.q('SELECT b, at, kb, kat FROM t ORDER BY "offset"') == [row] * 3
+    assert db.q('SELECT kb, kat FROM t ORDER BY "offset"') == [row[2:]] * 3
+    db.q("SELECT kafka.drop_publisher('p')")
+
+    # of others, whose messages have no such headers
+    other = kafka.create_topic()
+    key = {"b": "1234", "at": 1709208000000}
+    kafka.produce(other, {"op": "c", "before": None, "after": key, "source": {}}, key=key)
+    kafka.produce(other, {"op": "d", "before": key, "after": None, "source": {}}, key=key)
+    kafka.produce(other, None, key=key)
+    db.q("DROP FOREIGN TABLE t")
+    table(db, "t", other, columns, format="debezium", key="b, at")
+    db.q("""ALTER FOREIGN TABLE t OPTIONS (ADD "binary.handling.mode" 'hex', ADD "time.precision.mode" 'connect')""")
+    assert db.q('SELECT b, at, kb, kat FROM t ORDER BY "offset"') == [row] * 3
+    with pytest.raises(psycopg.Error, match='invalid value for option "time.precision.mode"'):
+        db.q("""ALTER FOREIGN TABLE t OPTIONS (SET "time.precision.mode" 'exact')""")
+
+    # the connector of the event before is not that of a tombstone
+    mixed = kafka.create_topic()
+    kafka.produce(mixed, {"op": "c", "before": None, "after": {"at": None}, "source": {"connector": "mysql"}})
+    kafka.produce(mixed, None, key={"at": 1709208000000000})
+    table(db, "m", mixed, 'at timestamp, kat timestamp OPTIONS (meta \'key\', path \'at\'), "offset" bigint OPTIONS (meta \'offset\')',
+          format="debezium", key="at")
+    assert db.q('SELECT at, kat FROM m ORDER BY "offset"') == [(None, None), (at, at)]
 
 
 def test_raw_and_keys(db, kafka):
