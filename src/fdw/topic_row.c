@@ -9,6 +9,7 @@
 #include "access/xact.h"
 #include "apply/convert.h"
 #include "catalog/pg_type.h"
+#include "compat/fdw_compat.h"
 #include "compat/pg_compat.h"
 #include "event/message.h"
 #include "fdw/topic_row.h"
@@ -680,7 +681,7 @@ ks_topic_row_read(KsTopicRow *row, const KsMessage *m, Datum *values, bool *null
 	for (int i = 0; i < row->ncolumns; i++)
 		read_place(&row->columns[i], m, &values[row->columns[i].index], &nulls[row->columns[i].index]);
 
-	if (!row->table->null_on_error)
+	if (!row->table->null_on_error || !ks_may_begin_subtransaction())
 	{
 		PG_TRY();
 		{
@@ -695,7 +696,9 @@ ks_topic_row_read(KsTopicRow *row, const KsMessage *m, Datum *values, bool *null
 			if (!is_of_message(error->sqlerrcode))
 				PG_RE_THROW();
 			FlushErrorState();
-			message_error(m, error->sqlerrcode, cause_of(row, error), error->detail, error->hint);
+			/* what the planner could not see: a function of a parallel query, for instance */
+			message_error(m, error->sqlerrcode, cause_of(row, error), error->detail, !row->table->null_on_error ? error->hint :
+						  "Before PostgreSQL 17, on_error null has no effect in a parallel query: set max_parallel_workers_per_gather to 0.");
 		}
 		PG_END_TRY();
 		return;

@@ -371,6 +371,36 @@ def test_bad_messages(db, kafka):
     assert db.value("SELECT count(*) FROM t WHERE error IS NOT NULL") == 2
 
 
+def test_bad_messages_and_parallel_plans(db, kafka):
+    topic = kafka.create_topic()
+    for value in ({"id": 1}, {"id": "many"}, {"id": 3}):
+        kafka.produce(topic, value)
+    table(db, "t", topic, META + ", id int, error text OPTIONS (meta 'error')", on_error="null")
+    db.q("CREATE TABLE big AS SELECT generate_series(1, 5000) id; ANALYZE big")
+    db.q("SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0")
+    assert "Gather" in str(db.q("EXPLAIN SELECT count(*) FROM big"))
+    for query in ("SELECT count(*), count(t.id) FROM {} CROSS JOIN t", "SELECT (SELECT count(*) FROM {}) * count(*), 5000 * count(id) FROM t",
+                  "SELECT count(*), count(i) FROM {}, (SELECT id i FROM t LIMIT 9) s", "SELECT count(*), count(i) FROM (SELECT id i FROM t LIMIT 9) s, {}"):
+        for source in ("big", "(SELECT id FROM big OFFSET 0) b", "(SELECT id FROM big) b"):
+            sql = query.format(source)
+            try:
+                assert db.one(sql) == (15000, 10000)
+            except psycopg.errors.InvalidTextRepresentation as error:
+                # a part that was planned before the topic was seen
+                assert "max_parallel_workers_per_gather" in error.diag.message_hint and "Gather" in str(db.q("EXPLAIN " + sql))
+                assert "SELECT count(*) FROM" in sql or "OFFSET" in sql
+    assert db.one("SELECT count(*), count(t.id) FROM big CROSS JOIN t") == (15000, 10000)
+    if db.connection.info.server_version < 170000:
+        db.q(f"SET {'force' if db.connection.info.server_version < 160000 else 'debug'}_parallel_{'mode' if db.connection.info.server_version < 160000 else 'query'} = on")
+        # not planned with the topic: the function's query runs inside of a parallel one
+        db.q("CREATE FUNCTION bad() RETURNS bigint LANGUAGE plpgsql PARALLEL RESTRICTED AS 'BEGIN RETURN (SELECT count(id) FROM t); END'")
+        with pytest.raises(psycopg.errors.InvalidTextRepresentation, match='offset 1 cannot be read: column "id"') as raised:
+            db.q("SELECT bad() FROM big LIMIT 1")
+        assert "max_parallel_workers_per_gather" in raised.value.diag.message_hint
+    db.q("SET max_parallel_workers_per_gather = 0")
+    assert db.one("SELECT count(*), count(t.id) FROM big CROSS JOIN t") == (15000, 10000)
+
+
 def test_nothing_there(db, kafka):
     table(db, "t", "no.such.topic", META)
     with pytest.raises(psycopg.errors.UndefinedObject, match='topic "no.such.topic" does not exist'):
