@@ -1014,6 +1014,45 @@ def test_import_by_others(db, kafka):
         db.q("DROP OWNED BY topic_importer CASCADE; DROP ROLE topic_importer")
 
 
+def test_import_around_what_cannot_be(db, kafka, make_db):
+    prefix = kafka.new_topic_name("odd")
+    topics = [kafka.create_topic(f"{prefix}.{name}") for name in ("a", "b", "c")]
+    for topic in topics:
+        kafka.produce(topic, {"id": 1, "ctid": 5, "ctid_2": 6, "xmin": "x"}, key={"ctid": 5})
+    db.q("CREATE SCHEMA c")
+    db.q(f'IMPORT FOREIGN SCHEMA "{prefix}" LIMIT TO (a) FROM SERVER kafka INTO c')
+    assert db.one("SELECT id, ctid_2, ctid_2_2, xmin_2 FROM c.a") == (1, 5, 6, "x")
+    # a topic that may not be read is left out, unless it is named
+    db.q(f"""CREATE SERVER bob FOREIGN DATA WRAPPER kafka OPTIONS ("bootstrap.servers" '{kafka.sasl_bootstrap}',
+        "security.protocol" 'sasl_plaintext', "sasl.mechanisms" 'PLAIN')""")
+    db.q("""CREATE USER MAPPING FOR CURRENT_USER SERVER bob OPTIONS ("sasl.username" 'bob', "sasl.password" 'bob-secret')""")
+    acl = "SELECT kafka.create_acl('kafka', 'topic', %s, 'literal', 'User:bob', '*', %s)"
+    for topic in topics:
+        db.q(acl, topic, "read" if topic != topics[1] else "describe")
+    notices = []
+    db.connection.add_notice_handler(lambda d: notices.append(d.message_primary))
+    db.q("CREATE SCHEMA s")
+
+    def imported():
+        db.q(f'DROP SCHEMA s CASCADE; CREATE SCHEMA s; IMPORT FOREIGN SCHEMA "{prefix}" FROM SERVER bob INTO s')
+        return db.q("SELECT relname::text FROM pg_class WHERE relnamespace = 's'::regnamespace ORDER BY 1") == [("a",), ("c",)]
+    wait_until(imported, 10)
+    assert any(f'topic "{topics[1]}" is not imported' in n for n in notices), notices
+    assert db.value("SELECT obj_description('s.c'::regclass)").startswith("Topic")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        db.q(f'IMPORT FOREIGN SCHEMA "{prefix}" LIMIT TO (b) FROM SERVER bob INTO s')
+    for topic in topics:
+        db.q("SELECT kafka.drop_acl('kafka', 'topic', %s, NULL, NULL, NULL, NULL)", topic)
+    # a name that the database cannot write
+    latin = make_db(options="ENCODING latin1 LOCALE 'C' TEMPLATE template0")
+    latin.create_server(kafka)
+    kafka.produce(topics[0], {"id": 2, "größe": 3, "price €": 4}, key={"price €": 4})
+    latin.connection.add_notice_handler(lambda d: notices.append(d.message_primary))
+    latin.q(f'CREATE SCHEMA c; IMPORT FOREIGN SCHEMA "{prefix}" LIMIT TO (a) FROM SERVER kafka INTO c')
+    assert latin.one('SELECT "größe" FROM c.a WHERE id = 2') == (3,) and "price" not in str(columns(latin, "c.a"))
+    assert any(f'field "price ?" of topic "{topics[0]}" is left out' in n for n in notices), notices
+
+
 def test_csv_and_syslog(db, kafka):
     topic = kafka.create_topic()
     kafka.produce(topic, '1,one,\n2,"two, quoted",2024-01-01\n', key="k")
