@@ -6,6 +6,7 @@
 
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "commands/explain.h"
 #if PG_VERSION_NUM >= 180000
 #include "commands/explain_format.h"
@@ -78,6 +79,38 @@ ks_modify_role(ResultRelInfo *rri, EState *estate)
 #endif
 
 	return OidIsValid(role) ? role : GetUserId();
+}
+
+/* Can a subtransaction begin?  Before 17, not while a query runs in parallel. */
+static inline bool
+ks_may_begin_subtransaction(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return true;
+#else
+	return !IsInParallelMode();
+#endif
+}
+
+/*
+ * For a scan that needs subtransactions, while the sizes of base relations are estimated (none has a path yet but
+ * subqueries): the query is not to be a parallel one, where these would fail.
+ */
+static inline void
+ks_plan_subtransactions(PlannerInfo *root)
+{
+#if PG_VERSION_NUM < 170000
+	root->glob->parallelModeOK = false;
+	for (; root != NULL; root = root->parent_root)
+		for (int i = 1; i < root->simple_rel_array_size; i++)
+			if (root->simple_rel_array[i] != NULL)
+			{
+				root->simple_rel_array[i]->consider_parallel = false;
+				root->simple_rel_array[i]->partial_pathlist = NIL;
+			}
+#else
+	(void) root;
+#endif
 }
 
 /* Writes to a temporary file; 16 made the data const. */

@@ -7,6 +7,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/heap.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "commands/comment.h"
@@ -23,6 +24,7 @@
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 
 /* The remote schema that has all topics, under their whole names. */
 #define ALL_TOPICS "topics"
@@ -156,12 +158,18 @@ find_topics(const ImportForeignSchemaStmt *stmt, KsAdmin *admin)
 		const char *table = topic + strlen(prefix);
 		Import	   *import;
 
-		if (metadata->topics[i].err || strncmp(topic, prefix, strlen(prefix)) != 0 || table[0] == '\0')
+		if (strncmp(topic, prefix, strlen(prefix)) != 0 || table[0] == '\0')
 			continue;
 		any = true;
 		if (!IsImportableForeignTable(table, unconstify(ImportForeignSchemaStmt *, stmt)) ||
 			(strncmp(topic, "__", 2) == 0 && !is_named(stmt, table)))
 			continue;
+		if (metadata->topics[i].err)
+		{
+			ereport(WARNING,
+					(errmsg("topic \"%s\" is not imported: %s", topic, rd_kafka_err2str(metadata->topics[i].err))));
+			continue;
+		}
 		if (strlen(table) >= NAMEDATALEN)
 		{
 			ereport(WARNING,
@@ -201,6 +209,70 @@ take_sample(KsServer *server, const char *topic, int sample, KsGuess *guess, int
 	ks_topic_reader_close(reader);
 }
 
+/* Can a name (in UTF-8) be written in the server's encoding? */
+static bool
+has_equivalent(const char *utf8)
+{
+	int			encoding = GetDatabaseEncoding();
+	int			size = strlen(utf8);
+	Oid			conversion;
+	unsigned char *copy;
+	int			capacity = size * MAX_CONVERSION_GROWTH + 2;
+
+	if (!pg_verify_mbstr(PG_UTF8, utf8, size, true))
+		return false;
+	if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII)
+		return true;
+	conversion = FindDefaultConversionProc(PG_UTF8, encoding);
+	if (!OidIsValid(conversion))
+		return false;
+	copy = palloc(capacity);
+	return pg_do_encoding_conversion_buf(conversion, PG_UTF8, encoding, (unsigned char *) unconstify(char *, utf8), size,
+										 copy, capacity, true) == size;
+}
+
+/* A name for messages in any encoding: other characters than ASCII's are question marks. */
+static char *
+ascii_name(const char *utf8)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (const char *p = utf8; *p != '\0'; p++)
+		if (!IS_HIGHBIT_SET(*p))
+			appendStringInfoChar(&text, *p);
+		else if ((*p & 0xC0) == 0xC0)	/* the first byte of a character */
+			appendStringInfoChar(&text, '?');
+	return text.data;
+}
+
+/* Leaves out fields whose name a column cannot have, with a WARNING, and keys of such fields. */
+static void
+drop_unwritable(const Import *import, KsGuess *guess)
+{
+	List	   *kept = NIL;
+	ListCell   *cell;
+
+	foreach(cell, guess->fields)
+	{
+		const char *name = ((KsGuessedField *) lfirst(cell))->name;
+
+		if (has_equivalent(name))
+			kept = lappend(kept, lfirst(cell));
+		else
+			ereport(WARNING,
+					(errmsg("field \"%s\" of topic \"%s\" is left out: its name cannot be written in encoding %s",
+							ascii_name(name), import->topic, GetDatabaseEncodingName())));
+	}
+	guess->fields = kept;
+	foreach(cell, guess->key_fields)
+		if (!has_equivalent(lfirst(cell)))
+		{
+			guess->key_fields = NIL;
+			break;
+		}
+}
+
 /* A name in the server's encoding, short enough. */
 static char *
 column_name(const char *utf8)
@@ -221,6 +293,13 @@ is_taken(List *names, const char *name)
 		if (strcmp(lfirst(cell), name) == 0)
 			return true;
 	return false;
+}
+
+/* Can a column have the name? */
+static bool
+is_free(List *names, const char *name)
+{
+	return !is_taken(names, name) && SystemAttributeByName(name) == NULL;
 }
 
 /* Begins a column's definition. */
@@ -259,7 +338,7 @@ put_field(StringInfo out, List **names, const KsGuessedField *field)
 	char	   *whole = pg_any_to_server(field->name, strlen(field->name), PG_UTF8);
 	char	   *name = column_name(field->name);
 
-	for (int n = 2; is_taken(*names, name); n++)
+	for (int n = 2; !is_free(*names, name); n++)
 	{
 		char	   *suffix = psprintf("_%d", n);
 
@@ -312,8 +391,9 @@ put_key(StringInfo out, const KsGuess *guess)
 	{
 		char	   *name = column_name(lfirst(cell));
 
-		if (strcmp(name, pg_any_to_server(lfirst(cell), strlen(lfirst(cell)), PG_UTF8)) != 0)
-			return;				/* a name that was cut is not worth a guess */
+		if (strcmp(name, pg_any_to_server(lfirst(cell), strlen(lfirst(cell)), PG_UTF8)) != 0 ||
+			SystemAttributeByName(name) != NULL)
+			return;				/* a name that was changed is not worth a guess */
 		appendStringInfo(&list, "%s%s", list.len ? ", " : "", quote_identifier(name));
 	}
 	appendStringInfo(out, ", key %s", quote_literal_cstr(list.data));
@@ -370,6 +450,7 @@ import_topic(const ImportForeignSchemaStmt *stmt, KsServer *server, const Import
 	{
 		take_sample(server, import->topic, options->sample, guess, &partitions);
 		ks_guess_end(guess);
+		drop_unwritable(import, guess);
 		command = make_command(stmt, import, guess);
 		note_comment(import, guess, partitions);
 	}
@@ -378,6 +459,57 @@ import_topic(const ImportForeignSchemaStmt *stmt, KsServer *server, const Import
 		ks_guess_free(guess);
 	}
 	PG_END_TRY();
+	return command;
+}
+
+/* Is an error one of the topic alone: that it is gone, or not ours to read? */
+static bool
+is_of_topic(int sqlstate)
+{
+	return sqlstate == ERRCODE_UNDEFINED_OBJECT || sqlstate == ERRCODE_INSUFFICIENT_PRIVILEGE ||
+		sqlstate == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+}
+
+/* As import_topic; NULL, after a WARNING, for a topic that cannot be read, unless the command names it. */
+static char *
+try_topic(const ImportForeignSchemaStmt *stmt, KsServer *server, const Import *import, const ImportOptions *options)
+{
+	MemoryContext former = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	MemoryContext context;
+	char	   *volatile command = NULL;
+
+	if (is_named(stmt, import->table))
+		return import_topic(stmt, server, import, options);
+	/* the reader ends with it */
+	context = AllocSetContextCreate(former, "pg_kafka_sync import of a topic", ALLOCSET_DEFAULT_SIZES);
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		command = MemoryContextStrdup(former, import_topic(stmt, server, import, options));
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (!is_of_topic(error->sqlerrcode))
+			PG_RE_THROW();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("topic \"%s\" is not imported: %s", import->topic, error->message),
+				 error->detail ? errdetail("%s", error->detail) : 0,
+				 error->hint ? errhint("%s", error->hint) : 0));
+	}
+	PG_END_TRY();
+	CurrentResourceOwner = owner;
+	MemoryContextSwitchTo(former);
+	MemoryContextDelete(context);
 	return command;
 }
 
@@ -416,8 +548,12 @@ ks_topic_import(ImportForeignSchemaStmt *stmt, Oid serverid)
 	comments_server = MemoryContextStrdup(comments_context, stmt->server_name);
 	foreach(cell, topics_of_server(stmt, server))
 	{
+		char	   *command;
+
 		CHECK_FOR_INTERRUPTS();
-		commands = lappend(commands, import_topic(stmt, server, lfirst(cell), &options));
+		command = try_topic(stmt, server, lfirst(cell), &options);
+		if (command)
+			commands = lappend(commands, command);
 	}
 	return commands;
 }

@@ -106,6 +106,9 @@ at_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionI
 		while (outbox->nmarks > 0 && outbox->marks[outbox->nmarks - 1].level >= level)
 			outbox->length = outbox->marks[--outbox->nmarks].length;
 		outbox->position = -1;
+		for (int i = 0; i < outbox->ntargets; i++)
+			if (outbox->targets[i].first >= outbox->length)
+				outbox->targets[i].first = -1;
 	}
 	else if (event == SUBXACT_EVENT_COMMIT_SUB && outbox->nmarks > 0)
 	{
@@ -182,6 +185,7 @@ ks_outbox_target(const KsServer *server, Oid role, const char *topic, const char
 	target->role = role;
 	target->topic = pstrdup(topic);
 	target->table = pstrdup(table);
+	target->first = -1;
 	MemoryContextSwitchTo(former);
 	return outbox->ntargets++;
 }
@@ -277,6 +281,8 @@ ks_outbox_add(const KsOutgoing *m)
 	m->value.data ? m->value.size : -1, m->headers.data ? m->headers.size : -1, m->json_null.data ? m->json_null.size : -1};
 
 	mark();
+	if (outbox->targets[m->target].first < 0)
+		outbox->targets[m->target].first = outbox->length;
 	append(&head, sizeof(head));
 	append(m->key.data, Max(head.key_size, 0));
 	append(m->value.data, Max(head.value_size, 0));

@@ -36,6 +36,7 @@ typedef struct KsOutboxTarget
 	Oid			role;			/* whose login it is */
 	const char *topic;
 	const char *table;			/* for messages */
+	int64		first;			/* where in the outbox its first message is; -1 = it has none */
 } KsOutboxTarget;
 
 /* Returns the number, within this transaction, of a topic of a server with a role's login; "server" is copied. */

@@ -53,6 +53,8 @@ ks_topic_rel_size(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 	planned->table = ks_topic_table(relation);
 	table_close(relation, NoLock);
 	rel->fdw_private = planned;
+	if (planned->table->null_on_error)
+		ks_plan_subtransactions(root);
 	foreach(cell, rel->baserestrictinfo)
 	{
 		RestrictInfo *info = lfirst(cell);

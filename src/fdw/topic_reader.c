@@ -191,33 +191,11 @@ look_up(KsTopicReader *reader, KsAdmin *admin)
 		find_range(reader, stable->elems[i].partition)->stable = stable->elems[i].offset;
 }
 
-/* Says whether brokers stamp the topic's messages as they append them, so that timestamps never go back. */
-static bool
-is_log_append_time(KsTopicReader *reader, KsAdmin *admin)
-{
-	const char *topic = reader->topic;
-	const char *name = "message.timestamp.type";
-	const rd_kafka_ConfigResource_t *resource = ks_admin_configs(admin, &topic, 1, &name, 1)[0];
-	const rd_kafka_ConfigEntry_t **entries;
-	size_t		n;
-
-	/* who may not see it, has it read to the end */
-	if (resource == NULL || rd_kafka_ConfigResource_error(resource))
-		return false;
-	entries = rd_kafka_ConfigResource_configs(resource, &n);
-	for (size_t i = 0; i < n; i++)
-		if (strcmp(rd_kafka_ConfigEntry_name(entries[i]), name) == 0)
-		{
-			const char *value = rd_kafka_ConfigEntry_value(entries[i]);
-
-			return value && strcmp(value, "LogAppendTime") == 0;
-		}
-	return false;
-}
-
 /*
  * Narrows the ranges by timestamps.  The first message with a timestamp at or after ms_min is exactly where to begin,
- * in whatever order timestamps are.  The first one at or after ms_end is where to stop only if later ones are no earlier.
+ * in whatever order timestamps are.  The first one at or after ms_end is where to stop only if later ones are no earlier,
+ * which the table must vouch for: a topic that has LogAppendTime now may have had another setting, or a leader whose
+ * clock was ahead.
  */
 static void
 apply_timestamps(KsTopicReader *reader, KsAdmin *admin, const KsBounds *bounds)
@@ -233,7 +211,7 @@ apply_timestamps(KsTopicReader *reader, KsAdmin *admin, const KsBounds *bounds)
 			range->start = list->elems[i].offset < 0 ? range->end : Max(range->start, list->elems[i].offset);
 		}
 	}
-	if (bounds->ms_end < PG_INT64_MAX && (reader->ordered || is_log_append_time(reader, admin)))
+	if (bounds->ms_end < PG_INT64_MAX && reader->ordered)
 	{
 		rd_kafka_topic_partition_list_t *list = ks_admin_offsets(admin, partition_list(admin, reader, true),
 																 Max(bounds->ms_end, 0));
@@ -513,11 +491,14 @@ take_message(KsTopicReader *reader, rd_kafka_event_t *event, KsMessage *m)
 	return true;
 }
 
-/* Asks the brokers for something, to learn whether they are there. ERROR if they are not. */
+/*
+ * Asks the brokers for something, to learn whether they are there. ERROR if they are not.  Messages and ends of
+ * partitions that come meanwhile stay in the queue.
+ */
 static void
 probe(KsTopicReader *reader)
 {
-	KsAdmin		admin = {reader->server, reader->client, NULL};
+	KsAdmin		admin = {reader->server, reader->client, NULL, true};
 
 	PG_TRY();
 	{

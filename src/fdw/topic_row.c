@@ -9,6 +9,7 @@
 #include "access/xact.h"
 #include "apply/convert.h"
 #include "catalog/pg_type.h"
+#include "compat/fdw_compat.h"
 #include "compat/pg_compat.h"
 #include "event/message.h"
 #include "fdw/topic_row.h"
@@ -48,7 +49,7 @@ struct KsTopicRow
 	bool		more;			/* the message has another row */
 	int			nfields;		/* of the table */
 	bool		has_json_headers;	/* headers of format json say more of its fields */
-	bool		wraps_keys;		/* keys may be {"schema":..,"payload":..} */
+	bool		is_debezium;	/* keys may be {"schema":..,"payload":..}, and values need a connector and modes */
 	KsParser   *parser;
 	KsParser   *key_parser;
 	KsParsed	parsed;
@@ -150,7 +151,7 @@ ks_topic_row_create(const KsTopicTable *table, TupleDesc desc, const Bitmapset *
 	row->table = table;
 	row->context = context;
 	row->columns = palloc0(sizeof(Column) * Max(table->natts, 1));
-	row->wraps_keys = strcmp(table->format, "debezium") == 0;
+	row->is_debezium = strcmp(table->format, "debezium") == 0;
 	row->has_json_headers = strcmp(table->format, "json") == 0;
 	row->callback.func = free_row;
 	row->callback.arg = row;
@@ -169,6 +170,8 @@ ks_topic_row_create(const KsTopicTable *table, TupleDesc desc, const Bitmapset *
 				add_column(row, i);
 	for (int i = 0; i < table->natts; i++)
 		row->nfields += !table->columns[i].is_dropped && table->columns[i].meta == KS_COL_NONE;
+	/* what a field of Debezium's keys means is told by the connector, which is in the value */
+	row->needs_value |= row->needs_key && row->is_debezium;
 	/* how many rows there are in a message is in its value */
 	row->needs_value = table->parser != NULL && (row->needs_value || table->parser->next != NULL);
 
@@ -224,6 +227,8 @@ field_is(const KsField *field, const char *name, size_t size)
 static bool
 descend(KsTopicRow *row, KsField *field, const KsTopicColumn *column, int depth)
 {
+	uint8		modes = field->modes;
+
 	for (; depth < column->npath; depth++)
 	{
 		const KsPathStep *step = &column->path[depth];
@@ -260,6 +265,7 @@ descend(KsTopicRow *row, KsField *field, const KsTopicColumn *column, int depth)
 		if (!found)
 			return false;
 	}
+	field->modes = modes;
 	return true;
 }
 
@@ -503,6 +509,22 @@ read_content(KsTopicRow *row, Column *c, const KsMessage *m, Datum *value, bool 
 	}
 }
 
+/* Parses the key. ERROR with the parser's cause. */
+static void
+parse_key(KsTopicRow *row, const KsMessage *m)
+{
+	const char *error;
+	uint8_t		modes;
+
+	ks_json_parser_reset(row->key_parser);
+	error = ks_json_key(row->key_parser, m, row->is_debezium, &row->parsed_key);
+	if (error == NULL && row->is_debezium &&
+		(error = ks_debezium_message_modes(row->key_parser, m, &modes)) == NULL && modes != 0)
+		ks_mark_modes(&row->parsed_key.key, modes);
+	if (error)
+		parse_error(error);
+}
+
 /* Parses value and key. ERROR with the parser's cause. */
 static void
 parse(KsTopicRow *row, const KsMessage *m)
@@ -522,14 +544,11 @@ parse(KsTopicRow *row, const KsMessage *m)
 	{
 		ks_parsed_clear(&row->parsed);
 		ks_parsed_clear(&row->parsed_key);
+		message.modes = row->table->modes;
 		if (row->key_parser)
-		{
-			ks_json_parser_reset(row->key_parser);
-			error = ks_json_key(row->key_parser, m, row->wraps_keys, &row->parsed_key);
-			if (error)
-				parse_error(error);
-		}
-		if (!row->needs_value || m->value == NULL)
+			parse_key(row, &message);
+		/* of Debezium, a tombstone is parsed too: its key is the default connector's */
+		if (!row->needs_value || (m->value == NULL && !row->is_debezium))
 			return;
 		row->table->parser->reset(row->parser);
 		/* the key was looked at as the table says, which need not be as the format says */
@@ -662,7 +681,7 @@ ks_topic_row_read(KsTopicRow *row, const KsMessage *m, Datum *values, bool *null
 	for (int i = 0; i < row->ncolumns; i++)
 		read_place(&row->columns[i], m, &values[row->columns[i].index], &nulls[row->columns[i].index]);
 
-	if (!row->table->null_on_error)
+	if (!row->table->null_on_error || !ks_may_begin_subtransaction())
 	{
 		PG_TRY();
 		{
@@ -677,7 +696,9 @@ ks_topic_row_read(KsTopicRow *row, const KsMessage *m, Datum *values, bool *null
 			if (!is_of_message(error->sqlerrcode))
 				PG_RE_THROW();
 			FlushErrorState();
-			message_error(m, error->sqlerrcode, cause_of(row, error), error->detail, error->hint);
+			/* what the planner could not see: a function of a parallel query, for instance */
+			message_error(m, error->sqlerrcode, cause_of(row, error), error->detail, !row->table->null_on_error ? error->hint :
+						  "Before PostgreSQL 17, on_error null has no effect in a parallel query: set max_parallel_workers_per_gather to 0.");
 		}
 		PG_END_TRY();
 		return;

@@ -216,10 +216,13 @@ sender_fits(const Sender *sender, const KsOutboxTarget *target)
 	return true;
 }
 
+static void abort_at_exit(int code, Datum arg);
+
 /* Returns the sender of a target's login, made if need be. */
 static Sender *
 find_sender(const KsOutboxTarget *target, int timeout_ms)
 {
+	static bool registered = false;
 	MemoryContext context;
 	MemoryContext former;
 	Sender	   *sender;
@@ -235,6 +238,11 @@ find_sender(const KsOutboxTarget *target, int timeout_ms)
 		forget_sender(sender);
 		break;
 	}
+	if (!registered)
+	{
+		before_shmem_exit(abort_at_exit, (Datum) 0);
+		registered = true;
+	}
 	context = AllocSetContextCreate(TopMemoryContext, "pg_kafka_sync sender", ALLOCSET_SMALL_SIZES);
 	former = MemoryContextSwitchTo(context);
 	sender = palloc0(sizeof(Sender));
@@ -249,7 +257,10 @@ find_sender(const KsOutboxTarget *target, int timeout_ms)
 	return sender;
 }
 
-/* ERROR unless there is such a topic: a message to none could have a broker create it. */
+/*
+ * ERROR unless there is such a topic: a message to none could have a broker create it.  Only before the login's first
+ * message is sent, since what comes back meanwhile is thrown away but for errors.
+ */
 static void
 check_topic(Sender *sender, const KsOutboxTarget *target)
 {
@@ -265,6 +276,7 @@ check_topic(Sender *sender, const KsOutboxTarget *target)
 	}
 	PG_CATCH();
 	{
+		sender->client->errors_only = false;
 		ks_admin_release(&admin);
 		PG_RE_THROW();
 	}
@@ -444,18 +456,19 @@ produce_all(int timeout_ms)
 	KsOutgoing	message;
 	int			count = 0;
 
+	/* all of them before the first message: see check_topic */
+	for (int i = 0; i < ntargets; i++)
+		if (targets[i].first >= 0)
+		{
+			of_target[i] = find_sender(&targets[i], timeout_ms);
+			begin_sending(of_target[i]);
+			check_topic(of_target[i], &targets[i]);
+		}
 	ks_outbox_rewind();
 	while (ks_outbox_next(&message))
 	{
 		Sender	   *sender = of_target[message.target];
 
-		if (sender == NULL)
-		{
-			sender = find_sender(&targets[message.target], timeout_ms);
-			begin_sending(sender);
-			check_topic(sender, &targets[message.target]);
-			of_target[message.target] = sender;
-		}
 		produce(sender, &targets[message.target], &message);
 		if (++count % SERVE_EVERY == 0)
 		{
@@ -478,10 +491,7 @@ wait_acknowledged(Sender *sender)
 	}
 }
 
-/*
- * Commits the Kafka transaction.  From here on nobody can tell what an interrupt would leave behind, so that there is
- * none, for at most COMMIT_MS.
- */
+/* Commits the Kafka transaction, in at most COMMIT_MS; interrupts are held: see commit_all. */
 static void
 commit(Sender *sender)
 {
@@ -489,9 +499,7 @@ commit(Sender *sender)
 	bool		unknown;
 	char		reason[512];
 
-	HOLD_INTERRUPTS();
 	call = transaction_call(sender, rd_kafka_commit_transaction, COMMIT_MS);
-	RESUME_INTERRUPTS();
 	unknown = call->error && !rd_kafka_error_txn_requires_abort(call->error) && !rd_kafka_error_is_fatal(call->error);
 	if (!unknown)
 	{
@@ -539,6 +547,47 @@ abort_all(void)
 	}
 }
 
+/*
+ * Commits the Kafka transactions.  From the first one on nobody can tell what an interrupt would leave behind, and what
+ * one login has sent is not to be without what another has: so there is none until all are done.  On ERROR they are
+ * still held where the error is caught, which clears that.
+ */
+static void
+commit_all(void)
+{
+	dlist_iter	iter;
+
+	HOLD_INTERRUPTS();
+	dlist_foreach(iter, &senders)
+	{
+		Sender	   *sender = dlist_container(Sender, node, iter.cur);
+
+		if (sender->begun)
+			commit(sender);
+	}
+	RESUME_INTERRUPTS();
+}
+
+/*
+ * The session ends, perhaps (it was terminated, or the server stops) between begin and commit: what is open would hold up
+ * readers of committed messages until its timeout.  Runs before the transaction here is aborted, and waits for a few
+ * seconds at most.  No interrupt is served meanwhile, and an ERROR only ends this callback: PostgreSQL makes it FATAL and
+ * goes on with the next one.
+ */
+static void
+abort_at_exit(int code, Datum arg)
+{
+	dlist_iter	iter;
+	bool		any = false;
+
+	(void) code;
+	(void) arg;
+	dlist_foreach(iter, &senders)
+		any |= dlist_container(Sender, node, iter.cur)->begun;
+	if (any)
+		abort_all();
+}
+
 void
 ks_topic_send(void)
 {
@@ -559,13 +608,7 @@ ks_topic_send(void)
 		}
 		/* the last thing that could still refuse the commit here */
 		PreCommit_CheckForSerializationFailure();
-		dlist_foreach(iter, &senders)
-		{
-			Sender	   *sender = dlist_container(Sender, node, iter.cur);
-
-			if (sender->begun)
-				commit(sender);
-		}
+		commit_all();
 	}
 	PG_CATCH();
 	{

@@ -43,7 +43,7 @@ static const struct
 static const char *const key_formats[] = {"text", "json", "bytes"};
 static const char *const table_options[] = {
 	"topic", "format", "key", "key_format", "timestamps", "on_error", "updatable", "use_remote_estimate",
-	"flat", "source.connector", "csv.header", "csv.columns", "csv.delimiter", "csv.quote", "csv.null", "syslog.lenient",
+	"flat", "source.connector", "binary.handling.mode", "time.precision.mode", "csv.header", "csv.columns", "csv.delimiter", "csv.quote", "csv.null", "syslog.lenient",
 	"syslog.time_zone"
 };
 
@@ -203,6 +203,16 @@ ks_topic_table_option_check(const char *name, const char *value)
 	{
 		if (strcmp(value, "error") != 0 && strcmp(value, "null") != 0)
 			bad_value(name, value, "It must be error or null.");
+	}
+	else if (strcmp(name, "binary.handling.mode") == 0)
+	{
+		if (ks_binary_mode(value, strlen(value)) == 0)
+			bad_value(name, value, "It must be bytes, base64, base64-url-safe, or hex.");
+	}
+	else if (strcmp(name, "time.precision.mode") == 0)
+	{
+		if (ks_time_mode(value, strlen(value)) == 0)
+			bad_value(name, value, "It must be adaptive, adaptive_time_microseconds, or connect.");
 	}
 	else if (strcmp(name, "csv.delimiter") == 0 || strcmp(name, "csv.quote") == 0)
 	{
@@ -493,6 +503,10 @@ ks_topic_table(Relation rel)
 			table->key_format = (KsTopicKey) (find_key_format(value) + KS_TOPIC_KEY_TEXT);
 		else if (strcmp(option->defname, "timestamps") == 0)
 			table->ordered = strcmp(value, "ordered") == 0;
+		else if (strcmp(option->defname, "binary.handling.mode") == 0)
+			table->modes |= ks_binary_mode(value, strlen(value));
+		else if (strcmp(option->defname, "time.precision.mode") == 0)
+			table->modes |= ks_time_mode(value, strlen(value));
 		else if (strcmp(option->defname, "on_error") == 0)
 			table->null_on_error = strcmp(value, "null") == 0;
 		else if (strcmp(option->defname, "updatable") == 0)

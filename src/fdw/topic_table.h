@@ -63,6 +63,7 @@ typedef struct KsTopicTable
 	const KsParserOps *parser;	/* NULL: format raw, whose value is one column's */
 	KsParserOptions parser_options;
 	bool		is_json;		/* values are JSON: fields have insides */
+	uint8		modes;			/* KS_MODE_...: how values were written, where messages do not say it */
 	KsTopicKey key_format;
 	int			nkeys;			/* option "key": attribute indexes of the columns that make the message key */
 	int		   *keys;

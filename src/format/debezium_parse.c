@@ -424,9 +424,21 @@ header_mode(KsParser *parser, const KsMessage *message, const char *header, uint
 	return NULL;
 }
 
-/* Says of the fields of a part how they were written. */
-static void
-mark_modes(KsFieldList *list, uint8_t modes)
+/* See json_fields.h. */
+const char *
+ks_debezium_message_modes(KsParser *parser, const KsMessage *message, uint8_t *modes)
+{
+	const char *error;
+
+	*modes = message->modes;
+	error = header_mode(parser, message, "pg_kafka_sync.binary", KS_MODE_BINARY, ks_binary_mode, modes);
+	return error != NULL ? error :
+		header_mode(parser, message, "pg_kafka_sync.time", KS_MODE_TIME, ks_time_mode, modes);
+}
+
+/* See json_fields.h. */
+void
+ks_mark_modes(KsFieldList *list, uint8_t modes)
 {
 	for (int i = 0; i < list->count; i++)
 		list->fields[i].modes = modes;
@@ -436,20 +448,18 @@ mark_modes(KsFieldList *list, uint8_t modes)
 static const char *
 debezium_parse(KsParser *parser, const KsMessage *message, KsParsed *out)
 {
-	uint8_t		modes = message->modes;
+	uint8_t		modes;
 	const char *error;
 
 	ks_parsed_clear(out);
-	error = header_mode(parser, message, "pg_kafka_sync.binary", KS_MODE_BINARY, ks_binary_mode, &modes);
-	if (error == NULL)
-		error = header_mode(parser, message, "pg_kafka_sync.time", KS_MODE_TIME, ks_time_mode, &modes);
+	error = ks_debezium_message_modes(parser, message, &modes);
 	if (error == NULL)
 		error = parse_event(parser, message, out);
 	if (error == NULL && modes != 0)
 	{
-		mark_modes(&out->key, modes);
-		mark_modes(&out->before, modes);
-		mark_modes(&out->after, modes);
+		ks_mark_modes(&out->key, modes);
+		ks_mark_modes(&out->before, modes);
+		ks_mark_modes(&out->after, modes);
 	}
 	return error;
 }

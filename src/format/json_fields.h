@@ -48,6 +48,14 @@ extern const char *ks_json_names(KsParser *parser, const char *header, const cha
  */
 extern const char *ks_json_key(KsParser *parser, const KsMessage *message, bool unwrap, KsParsed *out);
 
+/*
+ * How the values of an event of Debezium's were written, as its headers tell where a column depends on it (ks_modes_wanted),
+ * else as message->modes says: KS_MODE_... in *modes.  Returns NULL or the cause.  In format/debezium_parse.c.
+ */
+extern const char *ks_debezium_message_modes(KsParser *parser, const KsMessage *message, uint8_t *modes);
+/* Says so of the fields of a part. */
+extern void ks_mark_modes(KsFieldList *list, uint8_t modes);
+
 /* Says in words, in parser memory, what the scanner stumbled over; "part" is "" or ends with a space. */
 extern const char *ks_json_failure(KsParser *parser, const KsJson *json, const char *part);
 

@@ -425,6 +425,11 @@ ks_admin_pause(KsAdmin *admin, long ms)
 	{
 		rd_kafka_event_t *event;
 
+		if (admin->keep_events)
+		{
+			ks_client_sleep(admin->client, left, WAIT_NAME);
+			continue;
+		}
 		ks_client_wait(admin->client, left, WAIT_NAME);
 		while ((event = rd_kafka_queue_poll(admin->client->queue, 0)) != NULL)
 		{

@@ -25,6 +25,7 @@ typedef struct KsAdmin
 	const KsServer *server;
 	KsClient   *client;
 	KsOwned    *owned;			/* librdkafka objects that end before the handle does */
+	bool		keep_events;	/* what is in the handle's queue is the caller's: it is left there */
 } KsAdmin;
 
 /* "value" NULL = JSON null. */

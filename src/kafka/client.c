@@ -502,6 +502,13 @@ ks_client_wait(KsClient *client, long timeout_ms, const char *wait_name)
 	wait_for_pipe(client, rd_kafka_queue_length(client->queue) > 0 ? 0 : timeout_ms, wait_name);
 }
 
+/* See client.h. */
+void
+ks_client_sleep(KsClient *client, long timeout_ms, const char *wait_name)
+{
+	wait_for_pipe(client, timeout_ms, wait_name);
+}
+
 /* Notes the errors in a queue that holds nothing else meanwhile. ERROR if the broker refuses our login. */
 static void
 note_queued_errors(KsClient *client)

@@ -63,6 +63,9 @@ extern void ks_client_note_success(KsClient *client);
  */
 extern void ks_client_wait(KsClient *client, long timeout_ms, const char *wait_name);
 
+/* Waits as ks_client_wait, whatever is in the queue: until something new arrives there, or the time is over. */
+extern void ks_client_sleep(KsClient *client, long timeout_ms, const char *wait_name);
+
 /*
  * Runs a librdkafka call that blocks on a thread of its own and waits for it as ks_client_wait does.  "run" and
  * "release" call nothing of PostgreSQL; "arg" is malloc'ed.  When run has returned, so does this, and "arg" is the
