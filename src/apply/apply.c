@@ -178,6 +178,8 @@ read_messages(KsApply *a, const KsMessage *messages, int count, int context)
 				if (a->nactive > 1)
 					become_owner(a->active[w], context);
 				a->active[w]->ops->add(a->active[w], &messages[i], &a->parsed);
+				if (a->nactive > 1 && a->active[w]->table->runs_code)
+					ks_run_settle(&a->run);
 			}
 			a->at = NULL;
 			if ((++rows & 1023) == 0)
@@ -200,7 +202,6 @@ ks_apply_write(KsApply *a, const KsMessage *messages, int count)
 	static ConstraintsSetStmt all_immediate = {.type = T_ConstraintsSetStmt};
 	Oid			save_user;
 	int			save_context;
-	int			nest_level;
 
 	a->opening = true;
 	for (int i = 0; i < a->nactive; i++)
@@ -209,11 +210,12 @@ ks_apply_write(KsApply *a, const KsMessage *messages, int count)
 	AfterTriggerSetState(&all_immediate);
 	GetUserIdAndSecContext(&save_user, &save_context);
 	become_owner(a->active[0], save_context);
-	nest_level = NewGUCNestLevel();
+	a->run.nest_level = NewGUCNestLevel();
 
 	for (int i = 0; i < a->nactive; i++)
 		a->active[i]->ops->begin(a->active[i], count);
 	read_messages(a, messages, count, save_context);
+	ks_run_settle(&a->run);
 	ks_dead_letters_mark(a->subscription);
 	for (int i = 0; i < a->nactive; i++)
 	{
@@ -221,11 +223,12 @@ ks_apply_write(KsApply *a, const KsMessage *messages, int count)
 		a->run.stage = a->active[i]->table->target->query ? "query" : "apply";
 		a->at = a->active[i];
 		a->active[i]->ops->write(a->active[i]);
+		ks_run_settle(&a->run);
 		a->at = NULL;
 		a->run.current = -1;
 	}
 
-	AtEOXact_GUC(false, nest_level);
+	AtEOXact_GUC(false, a->run.nest_level);
 	SetUserIdAndSecContext(save_user, save_context);
 	for (int i = 0; i < a->nactive; i++)
 		a->active[i]->ops->close(a->active[i]);

@@ -128,7 +128,8 @@ ks_query_describe(KsQueryWriter *w)
 	ks_query_check(w->query, target->mode, target->nkeys, target->keys, w->merge ? fold_of : NULL,
 				   unconstify(KsTarget *, target));
 	w->only_topic = w->upsert ? ks_query_check_topics(w->query, target->nkeys, target->keys,
-													  ks_subscription_topics(w->batch->run->subscription->id)) : NULL;
+													  ks_subscription_topics(w->batch->run->subscription->id),
+													  w->batch->run->subscription->owner) : NULL;
 	w->row_wise = w->query->not_row_wise == NULL;
 	w->view = w->upsert ? KS_VIEW_STATE :
 		bms_is_member(KS_BATCH_OP, w->query->columns) ? KS_VIEW_EVENTS_AND_DELETES : KS_VIEW_EVENTS;
@@ -161,7 +162,7 @@ ks_query_topic_in_scope(KsQueryWriter *w, const char *topic)
 	old = MemoryContextSwitchTo(w->context);
 	scope = palloc(sizeof(KsTopicScope));
 	scope->topic = pstrdup(topic);
-	scope->reads = ks_query_reads_topic(w->query, topic);
+	scope->reads = ks_query_reads_topic(w->query, topic, w->batch->run->subscription->owner);
 	if (scope->reads && w->upsert && !w->topic_in_key)
 	{
 		if (w->only_topic && strcmp(w->only_topic, topic) != 0)

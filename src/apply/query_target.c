@@ -380,12 +380,21 @@ receive_end(DestReceiver *self)
 
 static const DestReceiver row_receiver = {receive_row, receive_startup, receive_end, receive_end, DestNone};
 
-/* Becomes the subscription's owner, who the query runs as. */
+/* Becomes the subscription's owner, who the query runs as; what the table's owner has SET is no matter to it. */
 static void
 become_reader(KsQueryWriter *w, Oid *save_user, int *save_context)
 {
+	ks_run_settle(w->batch->run);
 	GetUserIdAndSecContext(save_user, save_context);
 	SetUserIdAndSecContext(w->batch->run->subscription->owner, *save_context | SECURITY_RESTRICTED_OPERATION);
+}
+
+/* Becomes the table's owner again, without what the query has SET. */
+static void
+become_writer(KsQueryWriter *w, Oid save_user, int save_context)
+{
+	ks_run_settle(w->batch->run);
+	SetUserIdAndSecContext(save_user, save_context);
 }
 
 /* See query_target.h. */
@@ -398,7 +407,7 @@ ks_query_plan_rows(KsQueryWriter *w, int count)
 
 	become_reader(w, &save_user, &save_context);
 	plan = ks_query_plan(w->rows_query, w->relation->shape, count);
-	SetUserIdAndSecContext(save_user, save_context);
+	become_writer(w, save_user, save_context);
 	return plan;
 }
 
@@ -411,7 +420,7 @@ ks_query_run_rows(KsQueryWriter *w, PlannedStmt *plan, Tuplestorestate *rows, in
 
 	become_reader(w, &save_user, &save_context);
 	ks_query_run(plan, w->relation->shape, rows, count, dest);
-	SetUserIdAndSecContext(save_user, save_context);
+	become_writer(w, save_user, save_context);
 }
 
 /* See query_target.h. */
@@ -512,7 +521,7 @@ find_places(KsQueryWriter *w, Places *p)
 	old = MemoryContextSwitchTo(w->batch->context);
 	become_reader(w, &save_user, &save_context);
 	ks_query_run(ks_query_plan(w->places_query, r->shape, n), r->shape, ks_batch_relation_choose(r, events, n), n, &p->pub);
-	SetUserIdAndSecContext(save_user, save_context);
+	become_writer(w, save_user, save_context);
 	MemoryContextSwitchTo(old);
 }
 

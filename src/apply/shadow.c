@@ -3,6 +3,10 @@
  *
  * The copy has the same columns at the same places, dropped ones too, so that its rows are the target's to the byte.
  * Sequences are shared: what fills columns by itself draws from the target's.
+ *
+ * Commands that have expressions of the target in them may run code of users while they are parsed and planned.  They run
+ * as the target's owner, in a schema that is his for that long: with the right to create things in schema kafka, that code
+ * could leave things behind there.
  */
 #include "postgres.h"
 
@@ -62,14 +66,14 @@ static const char definition_query[] =
 "               pg_catalog.quote_literal(pg_catalog.substr(o.name, pg_catalog.strpos(o.name, '=') + 1)), ', ' ORDER BY o.name) || ')'"
 "               FROM (SELECT pg_catalog.unnest(c.reloptions) AS name WHERE c.relkind = 'r' UNION ALL"
 "                     SELECT 'toast.' || pg_catalog.unnest(x.reloptions) FROM pg_catalog.pg_class x"
-"                      WHERE x.oid = c.reltoastrelid AND c.relkind = 'r') o), '')"
-" || coalesce((SELECT ' TABLESPACE ' || pg_catalog.quote_ident(s.spcname) FROM pg_catalog.pg_tablespace s"
-"               WHERE s.oid = c.reltablespace AND c.relkind = 'r'), ''),"
+"                      WHERE x.oid = c.reltoastrelid AND c.relkind = 'r') o), ''),"
 " coalesce(pg_catalog.string_agg('DROP COLUMN ' || pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)"
 "          FILTER (WHERE a.attisdropped) || ', ', '')"
 " || coalesce(pg_catalog.string_agg('ALTER COLUMN ' || pg_catalog.quote_ident(a.attname) || ' SET STORAGE '"
 "          || CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END,"
 "          ', ' ORDER BY a.attnum) FILTER (WHERE NOT a.attisdropped AND a.attstorage <> t.typstorage) || ', ', '')"
+" || coalesce((SELECT 'SET TABLESPACE ' || pg_catalog.quote_ident(s.spcname) || ', ' FROM pg_catalog.pg_tablespace s"
+"               WHERE s.oid = c.reltablespace AND c.relkind = 'r'), '')"
 " || 'OWNER TO ' || pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(c.relowner))"
 " FROM pg_catalog.pg_class c"
 " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0"
@@ -86,9 +90,9 @@ ks_shadow_name(char *dst, int64 id)
 	snprintf(dst, NAMEDATALEN, "rebuild_" INT64_FORMAT, id);
 }
 
-/* Name of the index that stands for the target's in its shadow, in dst (NAMEDATALEN). */
-static void
-index_name(char *dst, int64 id, Oid index)
+/* See shadow.h. */
+void
+ks_shadow_index_name(char *dst, int64 id, Oid index)
 {
 	snprintf(dst, NAMEDATALEN, "rebuild_" INT64_FORMAT "_%u", id, index);
 }
@@ -98,6 +102,49 @@ static void
 execute(const char *command)
 {
 	(void) ks_catalog_execute(command, 0, NULL, NULL, NULL);
+}
+
+/* Makes a schema of the owner's for the time being, which nobody else sees.  Its name, quoted. */
+static char *
+lend_schema(int64 id, Oid owner)
+{
+	char		name[NAMEDATALEN];
+
+	snprintf(name, sizeof(name), "kafka_rebuild_" INT64_FORMAT, id);
+	for (int i = 1; OidIsValid(get_namespace_oid(name, true)); i++)
+		snprintf(name, sizeof(name), "kafka_rebuild_" INT64_FORMAT "_%d", id, i);
+	execute(psprintf("CREATE SCHEMA %s AUTHORIZATION %s", name, quote_identifier(GetUserNameFromId(owner, false))));
+	return pstrdup(name);
+}
+
+/* Takes the shadow out of that schema, which goes. */
+static void
+take_back(const char *schema, const char *shadow)
+{
+	execute(psprintf("ALTER TABLE %s.%s SET SCHEMA kafka", schema, shadow));
+	execute(psprintf("DROP SCHEMA %s RESTRICT", schema));
+}
+
+/* Runs one command as a role that is not trusted. */
+static void
+execute_as(Oid role, const char *command)
+{
+	Oid			save_user;
+	int			save_context;
+	int			nest_level;
+
+	GetUserIdAndSecContext(&save_user, &save_context);
+	SetUserIdAndSecContext(role, save_context | SECURITY_RESTRICTED_OPERATION);
+	nest_level = NewGUCNestLevel();
+	(void) set_config_option("default_tablespace", "", PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("default_table_access_method", "heap", PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute(command, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not run: %s", command);
+	SPI_finish();
+	AtEOXact_GUC(false, nest_level);
+	SetUserIdAndSecContext(save_user, save_context);
 }
 
 /* Asks for the two parts of a table's definition. False: there is no such table. */
@@ -170,6 +217,44 @@ depend_on(Oid shadow, Oid other)
 	recordDependencyOn(&object, &referenced, DEPENDENCY_AUTO);
 }
 
+/* Owner of a relation. */
+static Oid
+owner_of(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* Takes from everybody else what the owner's default privileges gave them: they may have no right to the target. */
+static void
+revoke_defaults(Oid relid, const char *name)
+{
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(relid)};
+	MemoryContext context = CurrentMemoryContext;
+	char	   *roles;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute_with_args("SELECT pg_catalog.string_agg(CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE "
+							  "pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END, ', ') "
+							  "FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a "
+							  "WHERE c.oid = $1 AND a.grantee <> c.relowner", 1, types, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the rights to table %u", relid);
+	roles = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (roles)
+		roles = MemoryContextStrdup(context, roles);
+	SPI_finish();
+	if (roles)
+		execute(psprintf("REVOKE ALL ON kafka.%s FROM %s", name, roles));
+}
+
 /* Builds the shadow's counterpart of one index of the target. */
 static void
 add_index(Oid target, int64 id, Oid indexid)
@@ -181,8 +266,8 @@ add_index(Oid target, int64 id, Oid indexid)
 	bool		unique;
 	char	   *table = quote_qualified_identifier(get_namespace_name(get_rel_namespace(target)), get_rel_name(target));
 	char	   *prefix;
-	char	   *tablespace = "";
-	int			nest_level;
+	char	   *schema;
+	Oid			owner;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for index %u", indexid);
@@ -193,14 +278,19 @@ add_index(Oid target, int64 id, Oid indexid)
 	if (strncmp(definition, prefix, strlen(prefix)) != 0)
 		elog(ERROR, "unexpected definition of an index: %s", definition);
 	ks_shadow_name(shadow, id);
-	index_name(name, id, indexid);
+	ks_shadow_index_name(name, id, indexid);
+	owner = owner_of(get_relname_relid(shadow, ks_catalog_schema()));
+	schema = lend_schema(id, owner);
+	execute(psprintf("ALTER TABLE kafka.%s SET SCHEMA %s", shadow, schema));
+	CommandCounterIncrement();
+	execute_as(owner, psprintf("CREATE %sINDEX %s ON %s.%s %s", unique ? "UNIQUE " : "", name, schema, shadow,
+							   definition + strlen(prefix)));
+	CommandCounterIncrement();
+	take_back(schema, shadow);
+	/* to which its owner may have no right */
 	if (OidIsValid(get_rel_tablespace(indexid)))
-		tablespace = get_tablespace_name(get_rel_tablespace(indexid));
-	nest_level = NewGUCNestLevel();
-	(void) set_config_option("default_tablespace", tablespace, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	execute(psprintf("CREATE %sINDEX %s ON kafka.%s %s", unique ? "UNIQUE " : "", name, shadow,
-					 definition + strlen(prefix)));
-	AtEOXact_GUC(false, nest_level);
+		execute(psprintf("ALTER INDEX kafka.%s SET TABLESPACE %s", name,
+						 quote_identifier(get_tablespace_name(get_rel_tablespace(indexid)))));
 }
 
 /*
@@ -215,7 +305,7 @@ set_identity(const KsTargetTable *t, int64 id)
 	bool		nullable = false;
 
 	ks_shadow_name(shadow, id);
-	index_name(name, id, t->key_index);
+	ks_shadow_index_name(name, id, t->key_index);
 	for (int i = 0; i < t->nkeys; i++)
 		if (!TupleDescAttr(RelationGetDescr(t->rel), t->keys[i].index)->attnotnull)
 			nullable = true;
@@ -234,23 +324,23 @@ ks_shadow_create(const KsTargetTable *t, int64 id)
 	char	   *rest;
 	Oid			shadow;
 	Oid			toast;
-	int			nest_level;
+	char	   *schema;
 
 	ks_shadow_drop(id);
 	ks_shadow_name(name, id);
 	if (!read_definition(t->relid, &columns, &rest))
 		elog(ERROR, "table %u vanished", t->relid);
-	nest_level = NewGUCNestLevel();
-	(void) set_config_option("default_tablespace", "", PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("default_table_access_method", "heap", PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	execute(psprintf("CREATE TABLE kafka.%s %s", name, columns));
+	schema = lend_schema(id, t->owner);
+	execute_as(t->owner, psprintf("CREATE TABLE %s.%s %s", schema, name, columns));
+	CommandCounterIncrement();
+	take_back(schema, name);
 	execute(psprintf("ALTER TABLE kafka.%s %s", name, rest));
 	execute(psprintf("COMMENT ON TABLE kafka.%s IS %s", name,
 					 quote_literal_cstr(psprintf("Copy of %s in the making; see kafka.rebuild_subscription.", t->qualified))));
-	AtEOXact_GUC(false, nest_level);
 	shadow = get_relname_relid(name, ks_catalog_schema());
 	if (!OidIsValid(shadow))
 		elog(ERROR, "table kafka.%s was not made", name);
+	revoke_defaults(shadow, name);
 	if (OidIsValid(t->key_index))
 	{
 		add_index(t->relid, id, t->key_index);
@@ -344,6 +434,8 @@ ks_shadow_obstacle(Oid target)
 		obstacle = "it is partitioned or inherits";
 	else if (rel->rd_rel->relam != HEAP_TABLE_AM_OID)
 		obstacle = "it is no heap table";
+	else if (rel->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
+		obstacle = "it is unlogged";
 	else if (rel->trigdesc != NULL)
 		obstacle = "it has triggers or foreign keys";
 	else if (GetRelationPublications(target) != NIL || GetAllTablesPublications() != NIL ||
@@ -368,7 +460,7 @@ ks_shadow_add_index(Oid target, int64 id)
 	{
 		char		name[NAMEDATALEN];
 
-		index_name(name, id, lfirst_oid(lc));
+		ks_shadow_index_name(name, id, lfirst_oid(lc));
 		if (OidIsValid(get_relname_relid(name, ks_catalog_schema())))
 			continue;
 		add_index(target, id, lfirst_oid(lc));

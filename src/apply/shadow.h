@@ -12,6 +12,9 @@
 
 #include "apply/target.h"
 
+/* Name of the index that stands for the target's in its shadow, in dst (NAMEDATALEN). */
+extern void ks_shadow_index_name(char *dst, int64 id, Oid index);
+
 /* Name of a shadow, without its schema (kafka), in dst (NAMEDATALEN). */
 extern void ks_shadow_name(char *dst, int64 id);
 
@@ -43,8 +46,15 @@ extern const char *ks_shadow_obstacle(Oid target);
 extern bool ks_shadow_add_index(Oid target, int64 id);
 
 /*
+ * Is the shadow still what was made of the target?  It is its owner's, who may have changed it.  "indexes": it has all of
+ * the target's, too, as for an exchange of files.  Keeps both from being changed until the transaction ends.  In
+ * shadow_fits.c.
+ */
+extern bool ks_shadow_fits(Oid target, Oid shadow, int64 id, bool indexes);
+
+/*
  * Exchanges the files of target and shadow, heap, TOAST and indexes, and drops the shadow with the old ones.  The target
- * keeps its Oid and all that hangs on it.  Both are locked in AccessExclusiveLock, no index is missing, and every
+ * keeps its Oid and all that hangs on it.  Both are locked in AccessExclusiveLock, they fit each other with all indexes, and every
  * snapshot in use sees what was written to the shadow.  In shadow_swap.c.
  */
 extern void ks_shadow_swap(Oid target, Oid shadow, int64 id);

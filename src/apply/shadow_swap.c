@@ -138,7 +138,7 @@ ks_shadow_swap(Oid target, Oid shadow, int64 id)
 		char		name[NAMEDATALEN];
 		Oid			counterpart;
 
-		snprintf(name, sizeof(name), "rebuild_" INT64_FORMAT "_%u", id, lfirst_oid(lc));
+		ks_shadow_index_name(name, id, lfirst_oid(lc));
 		counterpart = get_relname_relid(name, ks_catalog_schema());
 		if (!OidIsValid(counterpart))
 			elog(ERROR, "index kafka.%s is missing", name);

@@ -15,6 +15,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_operator.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "compat/executor_compat.h"
@@ -135,6 +136,16 @@ check_rights(KsTargetTable *t)
 				 "ALTER TABLE ... NO FORCE ROW LEVEL SECURITY, or make the owner a role with BYPASSRLS.");
 }
 
+/* May making a value of a type run code of users?  That of a domain may, wherever it is a part; base types are C code. */
+static bool
+may_run_code(Oid type)
+{
+	Oid			element = get_element_type(type);
+	char		kind = get_typtype(OidIsValid(element) ? element : type);
+
+	return kind != TYPTYPE_BASE && kind != TYPTYPE_ENUM;
+}
+
 /* Fills in the columns. */
 static void
 describe_columns(KsTargetTable *t, TupleDesc desc)
@@ -143,6 +154,7 @@ describe_columns(KsTargetTable *t, TupleDesc desc)
 	t->columns = palloc0(sizeof(KsTargetColumn) * desc->natts);
 	t->written = NULL;
 	t->has_identity = false;
+	t->runs_code = false;
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
@@ -157,6 +169,7 @@ describe_columns(KsTargetTable *t, TupleDesc desc)
 		c->toastable = att->attlen == -1 && att->attstorage != TYPSTORAGE_PLAIN;
 		if (c->always_identity)
 			t->has_identity = true;
+		t->runs_code = t->runs_code || may_run_code(att->atttypid);
 		if (c->writable)
 			t->written = bms_add_member(t->written, i + 1 - FirstLowInvalidHeapAttributeNumber);
 	}

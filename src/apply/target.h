@@ -62,6 +62,7 @@ typedef struct KsTargetTable
 	Oid			key_index;
 	ScanKeyData *scan_keys;		/* sk_argument to be filled in */
 	bool		direct;			/* rows can be written below SQL, see direct_sink.c */
+	bool		runs_code;		/* making values of its columns may run code of users: constraints of domains */
 	bool		has_identity;
 	KsConverter *converter;
 	List	   *metadata;		/* KsMetadataColumn */

@@ -26,6 +26,7 @@ typedef struct KsRun
 	uint64		row;			/* grows with every row that is handed to the writers */
 	uint64		dropped;		/* late events that the transaction under way leaves out for good */
 	bool		duplicate;		/* the message that is being worked on was applied before, says its position */
+	int			nest_level;		/* of settings, while writers work; see ks_run_settle */
 	struct KsBatchRelation *relation;	/* what the queries of targets read; NULL where no target has one */
 } KsRun;
 
@@ -64,5 +65,11 @@ struct KsWriter
  * its place.  Lives in CurrentMemoryContext.
  */
 extern KsWriter *ks_writer_create(KsRun *run, const KsTarget *target, Oid relid);
+
+/*
+ * Takes back what code of users has SET since the last call, so that code of another role does not run under it.  For
+ * "begin", "add" and "write", where no level of settings was opened since.
+ */
+extern void ks_run_settle(KsRun *run);
 
 #endif							/* KS_WRITER_H */

@@ -134,9 +134,9 @@ take_locks(KsRebuild *r, bool patient)
 			lock(r->targets[i].target->relid, AccessExclusiveLock, 100);
 }
 
-/* Has a target changed since its shadow was made? */
+/* Are a target and its shadow what they were when the shadow was made?  "exchange": with all indexes. */
 static bool
-fits(const KsRebuildTarget *t)
+fits(const KsRebuildTarget *t, bool exchange)
 {
 	Oid			types[1] = {INT8OID};
 	Datum		values[1] = {Int64GetDatum(t->id)};
@@ -155,7 +155,7 @@ fits(const KsRebuildTarget *t)
 		same = then != NULL && strcmp(then, now) == 0 && ks_shadow_find(t->target->relid, t->id) == t->shadow;
 	}
 	SPI_finish();
-	return same;
+	return same && ks_shadow_fits(t->target->relid, t->shadow, t->id, exchange);
 }
 
 /* Sets the subscription's positions to those of the rebuild, or checks that they are the same. False: they are not. */
@@ -230,7 +230,7 @@ join_targets(KsRebuild *r, bool patient)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	take_locks(r, patient);
 	for (int i = 0; i < r->ntargets; i++)
-		if (r->targets[i].running && !r->targets[i].hydrate && !fits(&r->targets[i]))
+		if (r->targets[i].running && !r->targets[i].hydrate && !fits(&r->targets[i], by_exchange(r, &r->targets[i], patient)))
 		{
 			ks_rebuild_put_back(r->targets[i].id);
 			outcome = ANEW;

@@ -485,7 +485,8 @@ is_led_by(Relation rel, Oid indexid, List *columns)
 	Form_pg_index form = index->rd_index;
 	int			n = list_length(columns);
 	bool		result = form->indisvalid && index->rd_rel->relam == BTREE_AM_OID && form->indnkeyatts >= n &&
-		RelationGetIndexPredicate(index) == NIL;
+		/* not by RelationGetIndexPredicate, which would run code of users */
+		heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL);
 
 	for (int i = 0; result && i < n; i++)
 	{
@@ -534,7 +535,7 @@ check_index(Oid relid, const KsQuery *query, int nkeys, char **keys)
 
 /* ERROR unless the query, which is that of the view, can keep the target exact in its mode. */
 static void
-check_exact(const KsTargetRequest *request, int64 subscription_id, Oid view, Datum key)
+check_exact(const KsTargetRequest *request, int64 subscription_id, Oid owner, Oid view, Datum key)
 {
 	KsQuery    *query = ks_query_analyse(view);
 	Datum	   *elements;
@@ -551,7 +552,7 @@ check_exact(const KsTargetRequest *request, int64 subscription_id, Oid view, Dat
 	ks_query_check(query, request->mode, nkeys, keys, request->merge ? fold_of : NULL, request->merge);
 	if (strcmp(request->mode, "upsert") == 0)
 	{
-		(void) ks_query_check_topics(query, nkeys, keys, ks_subscription_topics(subscription_id));
+		(void) ks_query_check_topics(query, nkeys, keys, ks_subscription_topics(subscription_id), owner);
 		check_index(request->relid, query, nkeys, keys);
 	}
 }
@@ -573,7 +574,7 @@ ks_target_store(const KsTargetRequest *request, int64 subscription_id, Oid owner
 	{
 		Oid			view = ks_target_view_create(request->query, owner, subscription_id);
 
-		check_exact(request, subscription_id, view, key);
+		check_exact(request, subscription_id, owner, view, key);
 		ks_target_view_check(view, owner, get_rel_name(request->relid));
 		values[4] = CStringGetTextDatum(request->query_text);
 		values[7] = ObjectIdGetDatum(view);

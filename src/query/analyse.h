@@ -94,15 +94,17 @@ extern void ks_query_check(const KsQuery *query, const char *mode, int nkeys, ch
 extern KsQueryColumn *ks_query_column(const KsQuery *query, const char *name);
 
 /*
- * Can messages of this topic give rows at all?  False where a condition of the query on "topic" alone says no.
+ * Can messages of this topic give rows at all?  False where a condition of the query on "topic" alone says no.  Functions
+ * in it are run as "reader", the subscription's owner, whoever is the current user.
  */
-extern bool ks_query_reads_topic(const KsQuery *query, const char *topic);
+extern bool ks_query_reads_topic(const KsQuery *query, const char *topic, Oid reader);
 
 /*
  * ERROR if rows of several of these topics (char *) would share the target's key without that it tells topics apart.
- * Returns the only topic that gives rows, NULL where there is none yet, or where the key tells.  Mode upsert.
+ * Returns the only topic that gives rows, NULL where there is none yet, or where the key tells.  Mode upsert.  "reader" as
+ * above.
  */
-extern const char *ks_query_check_topics(const KsQuery *query, int nkeys, char **keys, List *topics);
+extern const char *ks_query_check_topics(const KsQuery *query, int nkeys, char **keys, List *topics, Oid reader);
 
 /* Does a list of KsBatchField hold this field, or all of its column? */
 extern bool ks_reads_field(List *reads, KsBatchColumn column, const char *name);

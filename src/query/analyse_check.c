@@ -4,12 +4,14 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "query/analyse.h"
 #include "query/analyse_internal.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 
 /* Is there a variable that is not batch's topic? */
@@ -57,19 +59,32 @@ topic_mutator(Node *node, void *arg)
 
 /* See analyse.h. */
 bool
-ks_query_reads_topic(const KsQuery *query, const char *topic)
+ks_query_reads_topic(const KsQuery *query, const char *topic, Oid reader)
 {
+	Oid			save_user;
+	int			save_context;
+	int			nest_level;
+	bool		reads = true;
 	ListCell   *lc;
 
+	/* immutable functions run here, anybody's */
+	GetUserIdAndSecContext(&save_user, &save_context);
+	SetUserIdAndSecContext(reader, save_context | SECURITY_RESTRICTED_OPERATION);
+	nest_level = NewGUCNestLevel();
 	foreach(lc, query->topic_conditions)
 	{
 		Node	   *expr = topic_mutator(lfirst(lc), cstring_to_text(topic));
 		Const	   *result = (Const *) eval_const_expressions(NULL, expr);
 
 		if (IsA(result, Const) && (result->constisnull || !DatumGetBool(result->constvalue)))
-			return false;
+		{
+			reads = false;
+			break;
+		}
 	}
-	return true;
+	AtEOXact_GUC(false, nest_level);
+	SetUserIdAndSecContext(save_user, save_context);
+	return reads;
 }
 
 /* ERROR: the query is of no use. */
@@ -205,7 +220,7 @@ ks_query_check(const KsQuery *query, const char *mode, int nkeys, char **keys,
 
 /* See analyse.h. */
 const char *
-ks_query_check_topics(const KsQuery *query, int nkeys, char **keys, List *topics)
+ks_query_check_topics(const KsQuery *query, int nkeys, char **keys, List *topics, Oid reader)
 {
 	const char *only = NULL;
 	ListCell   *lc;
@@ -219,7 +234,7 @@ ks_query_check_topics(const KsQuery *query, int nkeys, char **keys, List *topics
 	}
 	foreach(lc, topics)
 	{
-		if (!ks_query_reads_topic(query, lfirst(lc)))
+		if (!ks_query_reads_topic(query, lfirst(lc), reader))
 			continue;
 		if (only)
 			refuse("upsert", psprintf("it reads topic \"%s\" and topic \"%s\", and nothing in the target's key tells apart rows of one message key",

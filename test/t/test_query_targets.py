@@ -1,5 +1,6 @@
 """Targets with queries, mode upsert: at any time the target holds what the query makes of the latest state of the topic."""
 
+import contextlib
 import json
 
 import psycopg
@@ -477,6 +478,71 @@ def test_rights(db, kafka, topic):
     finally:
         db.q("SELECT kafka.drop_subscription('s', true)")
         db.q(f"DROP OWNED BY reader_{suffix}, writer_{suffix} CASCADE; DROP ROLE reader_{suffix}, writer_{suffix}")
+
+
+# tries to make the role a superuser, wherever it is run as one
+EVIL = """
+CREATE FUNCTION public.rise_{0}() RETURNS void LANGUAGE plpgsql AS $$BEGIN
+    IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN EXECUTE 'ALTER ROLE evil_{0} SUPERUSER'; END IF; END$$;
+CREATE FUNCTION public.rise_{0}(v int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$BEGIN
+    PERFORM public.rise_{0}(); RETURN true; END$$;
+CREATE FUNCTION public.rise_{0}(v text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$BEGIN
+    PERFORM public.rise_{0}(); RETURN true; END$$;
+"""
+
+
+@contextlib.contextmanager
+def evil(db):
+    """A role with such functions, rise_<role's suffix>; it must not have become a superuser."""
+    name = f"evil_{db.name}"
+    db.q(f"CREATE ROLE {name}; GRANT USAGE ON FOREIGN SERVER kafka TO {name}; GRANT CREATE ON SCHEMA public TO {name}")
+    try:
+        with db.connect() as c:
+            c.execute(f"SET ROLE {name}")
+            c.execute(EVIL.format(db.name))
+        yield name
+        assert db.value("SELECT rolsuper FROM pg_roles WHERE rolname = %s", name) is False
+    finally:
+        db.q("SELECT kafka.drop_subscription(name, true) FROM kafka.subscription")
+        db.q(f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
+
+
+def test_condition_on_the_topic_runs_as_owner(db, kafka, topic):
+    """Immutable functions of a condition on the topic are run when a target is opened, and at a topic's first message."""
+    with evil(db) as name:
+        with db.connect() as c:
+            c.execute(f"SET ROLE {name}; CREATE TABLE t (id int PRIMARY KEY)")
+            c.execute("SELECT kafka.create_subscription('s', 'kafka', %s, format => 'json')", ([topic],))
+        # nor as the superuser who adds it
+        add_target(db, "t", f"SELECT (after->>'id')::int AS id FROM batch WHERE public.rise_{db.name}(topic)")
+        kafka.produce(topic, {"id": 1}, {"id": 1})
+        settle(db)
+        assert db.q("SELECT id FROM t") == [(1,)]
+
+
+def test_settings_of_one_target_end_with_it(db, kafka, topic):
+    """What the code of one target's owner SETs is not in force for the next one's, nor for the query's."""
+    leak = "coalesce(current_setting('ks.leak', true), '')"
+    with evil(db) as name:
+        with db.connect() as c:
+            c.execute(f"SET ROLE {name}")
+            c.execute("CREATE FUNCTION leak() RETURNS boolean LANGUAGE sql AS $$SELECT set_config('ks.leak', current_user, false) <> ''$$")
+            c.execute("CREATE FUNCTION leak_row() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM leak(); RETURN NEW; END$$")
+            c.execute("CREATE DOMAIN leaky AS text CHECK (public.leak())")
+            c.execute("CREATE TABLE a (id int PRIMARY KEY, v leaky)")
+            c.execute("CREATE TRIGGER a BEFORE INSERT OR UPDATE ON a FOR EACH ROW EXECUTE FUNCTION leak_row()")
+        db.q(f"CREATE DOMAIN heard AS text CHECK ({leak} = '')")
+        db.q(f"CREATE TABLE b (id int PRIMARY KEY, v heard, writer text DEFAULT {leak})")
+        db.q(f"CREATE TABLE c (id int PRIMARY KEY, reader text, writer text DEFAULT {leak})")
+        subscribe(db, topic)
+        add_target(db, "a")
+        add_target(db, "b")
+        add_target(db, "c", f"SELECT (after->>'id')::int AS id, {leak} AS reader FROM batch")
+        kafka.produce_many(topic, [({"id": i}, {"id": i, "v": "v"}) for i in range(20)])
+        settle(db)
+        assert db.value("SELECT count(*) FROM a") == 20
+        assert db.q("SELECT DISTINCT v::text, writer FROM b") == [("v", "")]
+        assert db.q("SELECT DISTINCT reader, writer FROM c") == [("", "")]
 
 
 def test_one_transaction(db, kafka, topic):

@@ -419,6 +419,46 @@ def test_target_altered_meanwhile(db, kafka):
     assert db.q("SELECT count(*), sum(x) FROM t") == [(20000, 100000)]
 
 
+def test_expressions_run_as_owner(db, kafka):
+    """Making the copy runs the code that is in the target's definition as the table's owner, and leaves nothing behind."""
+    topic = kafka.create_topic()
+    with query_targets.evil(db) as name:
+        rise = f"public.rise_{db.name}"
+        with db.connect() as c:
+            c.execute(f"SET ROLE {name}")
+            c.execute(f"CREATE DOMAIN sly AS int CHECK ({rise}(VALUE)); CREATE TYPE pair AS (x sly)")
+            c.execute(f"CREATE TABLE t (id int PRIMARY KEY, v text, g boolean GENERATED ALWAYS AS ({rise}(5)) STORED,"
+                      f" p pair DEFAULT '(1)', CHECK ({rise}(7)), CHECK (p IS DISTINCT FROM '(2)'))")
+            c.execute(f"CREATE INDEX t_v ON t (v) WHERE {rise}(8); CREATE INDEX t_p ON t (id) WHERE p IS DISTINCT FROM '(3)'")
+            c.execute(f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC")
+        kafka.produce_many(topic, rows(50))
+        subscribe(db, topic, "t")
+        db.wait_for_subscription("s")
+        db.q("DELETE FROM t WHERE id < 10")
+        file = storage(db)
+        rebuild(db)
+        rebuilt(db)
+        assert storage(db) != file and db.q("SELECT count(*), bool_and(g), max(p::text) FROM t") == [(50, True, "(1)")]
+        assert db.value("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'kafka\\_rebuild%%'") == 0
+        assert db.value("SELECT has_schema_privilege(%s, 'kafka', 'CREATE')", name) is False
+
+
+@pytest.mark.parametrize("change", ["ALTER COLUMN w TYPE bigint", "ALTER COLUMN v DROP NOT NULL", "DISABLE RULE r"])
+def test_copy_altered_meanwhile(db, kafka, change):
+    """Its owner may change the copy: it is not exchanged then, but made anew."""
+    slow(db, kafka, ddl="id int PRIMARY KEY, v text NOT NULL, w int DEFAULT 1")
+    copy = db.value("SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'kafka'::regnamespace AND relname ~ '^rebuild_\\d+$'")
+    oid, file = db.value("SELECT %s::regclass::oid", copy), storage(db)
+    if "RULE" in change:
+        db.q(f"CREATE RULE r AS ON DELETE TO {copy} DO ALSO NOTHING")
+    db.q(f"ALTER TABLE {copy} {change}")
+    unlimited(db)
+    db.wait("SELECT to_regclass(%s) IS DISTINCT FROM %s::oid", copy, oid)
+    rebuilt(db)
+    assert db.q("SELECT count(*), sum(w) FROM t") == [(20000, 20000)] and storage(db) != file
+    assert db.value("SELECT atttypid::regtype::text FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'w'") == "integer"
+
+
 def test_target_dropped_meanwhile(db, kafka):
     slow(db, kafka)
     db.q("DROP TABLE t CASCADE")    # its copy is not in the way
