@@ -527,7 +527,7 @@ def test_settings_of_one_target_end_with_it(db, kafka, topic):
         with db.connect() as c:
             c.execute(f"SET ROLE {name}")
             c.execute("CREATE FUNCTION leak() RETURNS boolean LANGUAGE sql AS $$SELECT set_config('ks.leak', current_user, false) <> ''$$")
-            c.execute("CREATE FUNCTION leak_row() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM leak(); RETURN NEW; END$$")
+            c.execute("CREATE FUNCTION leak_row() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM public.leak(); RETURN NEW; END$$")
             c.execute("CREATE DOMAIN leaky AS text CHECK (public.leak())")
             c.execute("CREATE TABLE a (id int PRIMARY KEY, v leaky)")
             c.execute("CREATE TRIGGER a BEFORE INSERT OR UPDATE ON a FOR EACH ROW EXECUTE FUNCTION leak_row()")

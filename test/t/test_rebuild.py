@@ -428,8 +428,8 @@ def test_expressions_run_as_owner(db, kafka):
             c.execute(f"SET ROLE {name}")
             c.execute(f"CREATE DOMAIN sly AS int CHECK ({rise}(VALUE)); CREATE TYPE pair AS (x sly)")
             c.execute(f"CREATE TABLE t (id int PRIMARY KEY, v text, g boolean GENERATED ALWAYS AS ({rise}(5)) STORED,"
-                      f" p pair DEFAULT '(1)', CHECK ({rise}(7)), CHECK (p IS DISTINCT FROM '(2)'))")
-            c.execute(f"CREATE INDEX t_v ON t (v) WHERE {rise}(8); CREATE INDEX t_p ON t (id) WHERE p IS DISTINCT FROM '(3)'")
+                      f" p pair DEFAULT '(1)', CHECK ({rise}(7)), CHECK (p IS DISTINCT FROM '(2)'::pair))")
+            c.execute(f"CREATE INDEX t_v ON t (v) WHERE {rise}(8); CREATE INDEX t_p ON t (id) WHERE p IS DISTINCT FROM '(3)'::pair")
             c.execute(f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC")
         kafka.produce_many(topic, rows(50))
         subscribe(db, topic, "t")
