@@ -536,6 +536,7 @@ compare(KsConsumer *c, const TopicAsk *ask, bool *changed)
 	{
 		KsOffset   *o = offsets->items[i];
 
+		o->gone = !o->exists;
 		if (!o->exists)
 			o->verified = false;
 		if (o->exists)

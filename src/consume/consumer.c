@@ -169,7 +169,7 @@ handle_error(KsConsumer *c, rd_kafka_event_t *event)
 			{
 				if (o->stable < 0)
 					c->first_end = true;
-				o->read = Min(position, o->stop);
+				o->read = Max(o->read, Min(position, o->stop));
 				o->eof = position;
 				ks_offset_note_end(o, position);
 				o->high = Max(o->high, position);
@@ -318,7 +318,7 @@ take_message(KsConsumer *c, rd_kafka_event_t *event)
 	if (rkm->offset >= o->stop)
 	{
 		/* in order: what lies before it has come, or is not there */
-		o->read = o->stop;
+		o->read = Max(o->read, o->stop);
 		return false;
 	}
 	c->event = event;			/* should this be the end of us */

@@ -64,6 +64,7 @@ typedef struct KsOffset
 	int			shorter;		/* times in a row that the log ended before what was read */
 
 	bool		exists;			/* in the cluster, at the last look */
+	bool		gone;			/* Kafka answered, and it is not in the cluster */
 	bool		assigned;		/* being read */
 	bool		verified;		/* the log is the one that was read before */
 	int64		reported;		/* next_offset, stable as last reported to shared memory */

@@ -11,6 +11,7 @@
 #include "consume/rebuild.h"
 #include "consume/rebuild_internal.h"
 #include "control/definitions.h"
+#include "control/rebuild_sql.h"
 #include "control/worker.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -22,6 +23,7 @@
 /* So few messages are read to the end while the ordinary feed waits. */
 #define SHORT_ROUND 20000
 #define MAX_ROUNDS 10
+#define HELD_FOR_MS 3000		/* the other targets may wait for a row that long before more is read */
 
 /* The subscription's target with this Oid. */
 static const KsTarget *
@@ -134,6 +136,7 @@ begin_job(KsRebuild *r)
 		t->running = true;
 	}
 	ks_dead_letters_begin_rebuild(r->subscription);
+	ks_forget_partitions(r->subscription->id, r->subscription->options->text_value[KS_OPT_PARTITIONS]);
 	(void) ks_catalog_execute("DELETE FROM kafka.rebuild_position WHERE subscription_id = $1", 1, types, values, NULL);
 	(void) ks_catalog_execute("INSERT INTO kafka.rebuild_position (subscription_id, topic, partition, next_offset, start_offset) "
 							  "SELECT subscription_id, topic, partition, start_offset, start_offset "
@@ -259,9 +262,9 @@ set_goals(KsRebuild *r)
 	KsOffsets  *offsets = r->feed->offsets;
 
 	for (int i = 0; i < offsets->count; i++)
-		if (!offsets->items[i]->assigned || offsets->items[i]->high < 0)
+		if (!ks_rebuild_gone(offsets->items[i]) && (!offsets->items[i]->assigned || offsets->items[i]->high < 0))
 			return false;
-	if (r->feed->consumer->missing[0] || !r->feed->consumer->connected)
+	if (!r->feed->consumer->connected)
 		return false;
 	r->last_round = 0;
 	for (int i = 0; i < offsets->count; i++)
@@ -284,7 +287,7 @@ reached_goals(const KsRebuild *r)
 	{
 		KsOffset   *o = r->feed->offsets->items[i];
 
-		if (o->stored < o->goal && o->stored != o->eof)
+		if (o->stored < o->goal && o->stored != o->eof && !ks_rebuild_gone(o))
 			return false;
 	}
 	return true;
@@ -339,13 +342,15 @@ static bool
 stop_at_ends(KsRebuild *r)
 {
 	KsOffsets  *offsets = r->feed->offsets;
-	bool		all = r->feed->consumer->missing[0] == '\0';
+	bool		all = true;
 
 	for (int i = 0; i < offsets->count; i++)
 	{
 		KsOffset   *o = offsets->items[i];
 		KsOffset   *live = r->live ? ks_offsets_find(r->live_offsets, o->topic, o->partition) : NULL;
 
+		if (o->stop == PG_INT64_MAX && ks_rebuild_gone(o))
+			o->stop = live ? live->read : o->read;
 		if (o->stop == PG_INT64_MAX && o->assigned && o->eof == o->read && o->stored == o->read &&
 			(live == NULL || live->read <= o->read))	/* it may hold messages that it has not applied yet */
 			o->stop = o->read;
@@ -377,7 +382,10 @@ drained(KsRebuild *r)
 			continue;
 		}
 		live->stop = o->stop;
-		all = all && live->stored == o->stop;
+		if (ks_rebuild_gone(o) || ks_rebuild_gone(live))	/* only the latter looks now */
+			all = ks_rebuild_leave(r, o, live) && all;
+		else
+			all = all && live->stored == o->stop;
 	}
 	if (!stop_at_ends(r))
 	{
@@ -396,9 +404,30 @@ passed_by(const KsRebuild *r)
 		KsOffset   *o = r->feed->offsets->items[i];
 		KsOffset   *live = ks_offsets_find(r->live_offsets, o->topic, o->partition);
 
-		if (live != NULL && live->stored > o->stop)
+		if (live != NULL && live->stored > o->stop && !ks_rebuild_gone(o))
 			return true;
 	}
+	return false;
+}
+
+/*
+ * Has the ordinary feed waited for long, for a row that may come from beyond where a partition was stopped?  Partitions are
+ * stopped one after the other: one message may be in, and one that it refers to not.  It has to be read on then.
+ */
+static bool
+waits_for_more(KsRebuild *r)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!r->live->holding)
+		r->held_since = 0;
+	else if (r->held_since == 0)
+		r->held_since = now;
+	if (r->held_since == 0 || !TimestampDifferenceExceeds(r->held_since, now, HELD_FOR_MS))
+		return false;
+	for (int i = 0; i < r->live_offsets->count; i++)
+		if (r->live_offsets->items[i]->high > r->live_offsets->items[i]->stop)
+			return true;
 	return false;
 }
 
@@ -412,7 +441,7 @@ ks_rebuild_pass(KsRebuild *r, bool *more)
 		case KS_REBUILD_LOAD:
 			if (!ks_feed_pass(r->feed, more))
 				return false;
-			if (!r->goals && !set_goals(r))
+			if (!ks_rebuild_complete(r) || (!r->goals && !set_goals(r)))
 				return true;
 			if (reached_goals(r))
 			{
@@ -433,12 +462,14 @@ ks_rebuild_pass(KsRebuild *r, bool *more)
 		case KS_REBUILD_CATCH_UP:
 			if (!ks_feed_pass(r->feed, more))
 				return false;
-			if (reached_goals(r))
+			if (ks_rebuild_complete(r) && reached_goals(r))
 				next_round(r);
 			return true;
 		case KS_REBUILD_FINISH:
 			if (!ks_feed_pass(r->feed, more))
 				return false;
+			if (!ks_rebuild_complete(r))
+				return r->incomplete[0] == '\0';	/* the others are not to wait: begin anew */
 			if (!stop_at_ends(r))
 				return true;
 			*more = true;
@@ -450,7 +481,7 @@ ks_rebuild_pass(KsRebuild *r, bool *more)
 			/* at once: live must not run a single time without its bounds */
 			/* FALLTHROUGH */
 		case KS_REBUILD_DRAIN:
-			if (passed_by(r))
+			if (passed_by(r) || !ks_rebuild_complete(r) || waits_for_more(r))
 				return false;
 			if (drained(r))
 			{

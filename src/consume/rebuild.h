@@ -21,6 +21,7 @@
 #include "postgres.h"
 
 #include "consume/feed.h"
+#include "control/worker.h"
 
 typedef enum KsRebuildStage
 {
@@ -57,12 +58,14 @@ typedef struct KsRebuild
 	bool		goals;			/* are set */
 	int			rounds;
 	uint64		last_round;		/* messages */
+	TimestampTz held_since;		/* DRAIN: since when live waits for a row or a lock, 0 = it does not */
 	TimestampTz give_up;		/* JOIN: when to do without exchanging files, which needs locks */
 	TimestampTz next_try;
 	int			nholders;		/* transactions with snapshots that may not see all of the shadows; -1 = not asked yet */
 	void	   *holders;		/* VirtualTransactionId[] */
 	bool		replace;		/* the difference deletes and inserts, see shadow.h */
 	const char *detail;			/* for the status */
+	char		incomplete[KS_DETAIL_SIZE]; /* instead of it: what cannot be read again, "" if nothing */
 } KsRebuild;
 
 /*

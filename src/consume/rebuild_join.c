@@ -185,6 +185,10 @@ join_positions(KsRebuild *r)
 									  "AND p.producers IS DISTINCT FROM r.producers", 1, types, values, NULL);
 		return different == 0;
 	}
+	/* partitions that have gone and were left out: should they come back, they are new */
+	(void) ks_catalog_execute("DELETE FROM kafka.subscription_position p WHERE subscription_id = $1 AND NOT EXISTS ("
+							  "SELECT FROM kafka.rebuild_position r WHERE r.subscription_id = $1 AND r.topic = p.topic "
+							  "AND r.partition = p.partition)", 1, types, values, NULL);
 	(void) ks_catalog_execute("INSERT INTO kafka.subscription_position (subscription_id, topic, partition, next_offset, "
 							  "start_offset, last_offset, last_timestamp, last_checksum, applied_at, producers) "
 							  "SELECT subscription_id, topic, partition, next_offset, start_offset, last_offset, "

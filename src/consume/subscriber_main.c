@@ -204,7 +204,7 @@ show_state(const Subscriber *s)
 		(s->rebuild && ks_feed_trouble(s->rebuild->feed, detail)))
 		ks_worker_set_state(KS_STATE_RETRYING, detail);
 	else if (s->rebuild)
-		ks_worker_set_state(KS_STATE_REBUILDING, s->rebuild->detail);
+		ks_worker_set_state(KS_STATE_REBUILDING, s->rebuild->incomplete[0] ? s->rebuild->incomplete : s->rebuild->detail);
 	else
 		ks_worker_set_state(KS_STATE_STREAMING, NULL);
 }

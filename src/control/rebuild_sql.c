@@ -74,6 +74,97 @@ is_compacted(const KsSubscription *s, const char *topic)
 
 /* See rebuild_sql.h. */
 void
+ks_forget_partitions(int64 subscription_id, const char *spec)
+{
+	Oid			types[2] = {INT8OID, INT4OID};
+	Datum		values[2] = {Int64GetDatum(subscription_id)};
+	MemoryContext context = CurrentMemoryContext;
+	List	   *unread = NIL;
+	ListCell   *lc;
+	KsIdentity	saved;
+
+	ks_become_superuser(&saved);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute_with_args("SELECT partition FROM kafka.subscription_position WHERE subscription_id = $1 "
+							  "UNION SELECT partition FROM kafka.rebuild_position WHERE subscription_id = $1",
+							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kafka.subscription_position");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		null;
+		int32		partition = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &null));
+
+		if (!ks_partition_selected(spec, partition))
+		{
+			MemoryContext old = MemoryContextSwitchTo(context);
+
+			unread = lappend_int(unread, partition);
+			MemoryContextSwitchTo(old);
+		}
+	}
+	SPI_finish();
+	ks_become_caller(&saved);
+	foreach(lc, unread)
+	{
+		values[1] = Int32GetDatum(lfirst_int(lc));
+		(void) ks_catalog_execute("DELETE FROM kafka.subscription_position WHERE subscription_id = $1 AND partition = $2",
+								  2, types, values, NULL);
+		(void) ks_catalog_execute("DELETE FROM kafka.rebuild_position WHERE subscription_id = $1 AND partition = $2",
+								  2, types, values, NULL);
+	}
+}
+
+/* Is a partition in a list of KsPartitionPosition? */
+static bool
+is_listed(List *positions, const char *topic, int32 partition)
+{
+	ListCell   *lc;
+
+	foreach(lc, positions)
+	{
+		KsPartitionPosition *p = lfirst(lc);
+
+		if (p->partition == partition && strcmp(p->topic, topic) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* ERROR if something was read from a partition that is not among those that there are now. */
+static void
+check_none_gone(const KsSubscription *s, const char *spec, List *positions, const char *hint)
+{
+	Oid			types[1] = {INT8OID};
+	Datum		values[1] = {Int64GetDatum(s->id)};
+	KsIdentity	saved;
+
+	ks_become_superuser(&saved);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute_with_args("SELECT topic, partition FROM kafka.subscription_position WHERE subscription_id = $1 "
+							  "AND start_offset < next_offset ORDER BY topic, partition",
+							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kafka.subscription_position");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		char	   *topic = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
+		bool		null;
+		int32		partition = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &null));
+
+		if (ks_partition_selected(spec, partition) && !is_listed(positions, topic, partition))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("partition %d of topic \"%s\" does not exist any more", partition, topic),
+					 errdetail("The subscription has read messages of it; rows that came from them would be missing."),
+					 errhint("%s", hint)));
+	}
+	SPI_finish();
+	ks_become_caller(&saved);
+}
+
+/* See rebuild_sql.h. */
+void
 ks_rebuild_check(const KsSubscription *s, Oid target, const char *hint)
 {
 	KsOptions  *options = ks_subscription_options(s);
@@ -90,6 +181,7 @@ ks_rebuild_check(const KsSubscription *s, Oid target, const char *hint)
 		if ((!OidIsValid(target) || t->relid == target) && strcmp(t->mode, "upsert") != 0)
 			folding = t->mode;
 	}
+	check_none_gone(s, options->text_value[KS_OPT_PARTITIONS], positions, hint);
 	foreach(lc, positions)
 	{
 		KsPartitionPosition *p = lfirst(lc);

@@ -9,7 +9,7 @@
 #include "control/catalog.h"
 
 /*
- * ERROR if reading a subscription again from the beginning would not give what it should: a partition has lost its
+ * ERROR if reading a subscription again from the beginning would not give what it should: a partition has gone or lost its
  * beginning, or a target (InvalidOid: any of them) appends or merges from a compacted topic.  The hint is the way out.  Asks
  * Kafka; takes no locks.
  */
@@ -27,6 +27,12 @@ extern void ks_rebuild_check_past(const KsSubscription *subscription, const char
  * log.  What is under way for the target begins anew.  In a transaction that holds ks_subscription_lock.
  */
 extern void ks_rebuild_request(int64 subscription_id, Oid target, const char *kind, bool force);
+
+/*
+ * Removes the positions of partitions that option "partitions" does not name (any more).  In a transaction that holds
+ * ks_subscription_lock.
+ */
+extern void ks_forget_partitions(int64 subscription_id, const char *spec);
 
 /* Is any target of a subscription (or each of them) being read again? */
 extern bool ks_rebuild_pending(int64 subscription_id, bool all);

@@ -319,6 +319,7 @@ ks_alter_subscription(PG_FUNCTION_ARGS)
 	ks_format_check_hook(s->format, parsed);
 	if (parsed->text_value[KS_OPT_PARTITIONS])
 		(void) ks_partition_selected(parsed->text_value[KS_OPT_PARTITIONS], 0);
+	ks_forget_partitions(s->id, parsed->text_value[KS_OPT_PARTITIONS]);
 	server = s->server;
 	topics = s->topics;
 	ntopics = s->ntopics;

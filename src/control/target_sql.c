@@ -81,7 +81,8 @@ check_can_hydrate(const KsSubscription *s, const KsTargetRequest *request, bool 
 
 	with_it.targets = list_make1(&target);
 	if (moved)
-		ks_rebuild_check(&with_it, request->relid, "Option \"hydrate\": false lets the target begin with the next message.");
+		ks_rebuild_check(&with_it, request->relid, "Option \"hydrate\": false lets the target begin with the next message; "
+						 "kafka.rebuild_subscription with force => true then reads what is left.");
 	else if (strcmp(request->mode, "upsert") != 0)
 		ks_rebuild_check_past(s, request->mode, "Option \"hydrate\": false takes what is left.");
 }

@@ -365,6 +365,196 @@ def test_refused(db, kafka, make_db):
     assert db.value("SELECT count(*) FROM t") == 990
 
 
+def pattern(db, kafka, n=100, **options):
+    """A subscription to two topics by a pattern, with targets t and u."""
+    topics = [kafka.create_topic(), None]
+    topics[1] = kafka.create_topic(topics[0] + "-b")
+    table(db)
+    table(db, name="u")
+    for i, topic in enumerate(topics):
+        kafka.produce_many(topic, rows(n, i * n))
+    subscribe(db, "^" + topics[0], "t", options=options)
+    add_target(db, "u")
+    rebuilt(db)
+    assert db.value("SELECT count(*) FROM t") == 2 * n
+    return topics
+
+
+def test_topic_that_has_gone(db, kafka):
+    """Its rows cannot be read again: that is refused, or leaves them out; nothing waits for it."""
+    kept, gone = pattern(db, kafka)
+    table(db, name="w")
+    kafka.delete_topic(gone)
+    message = f'partition 0 of topic "{gone}" does not exist any more'
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=message) as error:
+        rebuild(db)
+    assert "force => true" in error.value.diag.message_hint
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=message) as error:
+        add_target(db, "w")
+    assert '"hydrate": false' in error.value.diag.message_hint
+    add_target(db, "w", hydrate=False)
+    rebuild(db, target="w", force=True)
+    rebuilt(db)
+    rebuild(db, target="t", force=True)
+    rebuilt(db)
+    assert [db.value(f"SELECT count(*) FROM {name}") for name in "tuw"] == [100, 200, 100]
+    position = "SELECT start_offset, next_offset, last_offset FROM kafka.subscription_position WHERE topic = %s"
+    assert db.q(position, gone) == [(0, 100, 99)]
+    rebuild(db, force=True)         # nothing is left that has its rows
+    rebuilt(db)
+    assert db.value("SELECT count(*) FROM u") == 100 and db.q(position, gone) == []
+    rebuild(db)
+    rebuilt(db)
+    kafka.create_topic(gone)
+    kafka.produce_many(gone, rows(7, 500))
+    kafka.produce_many(kept, rows(7, 600))
+    db.wait("SELECT count(*) = 114 FROM u")
+    assert [db.value(f"SELECT count(*) FROM {name}") for name in "tuw"] == [114, 114, 114]
+
+
+def test_topic_goes_meanwhile(db, kafka):
+    """The rebuild says what it waits for; the other target goes on; force ends it."""
+    kept, gone = pattern(db, kafka, 10000, max_batch_rows=500)
+    db.q("SELECT kafka.alter_subscription('s', '{\"max_rows_per_second\": 2000}')")
+    rebuild(db, target="t")
+    db.wait("SELECT rebuild_done > 500 FROM kafka.subscription_status")
+    kafka.delete_topic(gone)
+    detail = f'partition 0 of topic "{gone}" does not exist any more; a rebuild with force goes on without it'
+    db.wait("SELECT detail = %s AND state = 'rebuilding' FROM kafka.subscription_status", detail)
+    unlimited(db)
+    kafka.produce_many(kept, rows(1, 30000))
+    db.wait("SELECT count(*) = 20001 FROM u")
+    db.wait("SELECT detail = %s FROM kafka.subscription_status", detail)
+    assert db.value("SELECT count(*) FROM t") == 20000
+    rebuild(db, target="t", force=True)
+    rebuilt(db)
+    assert [db.value(f"SELECT count(*) FROM {name}") for name in "tu"] == [10001, 20001]
+    kafka.produce_many(kept, rows(1, 30001))
+    db.wait("SELECT count(*) = 10002 FROM t")
+
+
+def test_topic_that_is_not_there_yet(db, kafka):
+    """Nothing was read of it: nothing waits for it."""
+    topic = kafka.create_topic()
+    later = kafka.create_topic()
+    table(db)
+    table(db, name="u")
+    kafka.produce_many(topic, rows(100))
+    subscribe(db, [topic, later], "t")
+    db.wait("SELECT count(*) = 100 FROM t")
+    kafka.delete_topic(later)
+    add_target(db, "u")
+    rebuild(db, target="t")
+    db.wait("SELECT NOT EXISTS (SELECT FROM kafka.subscription_rebuild)")
+    assert [db.value(f"SELECT count(*) FROM {name}") for name in "tu"] == [100, 100]
+    kafka.create_topic(later)
+    kafka.produce_many(later, rows(5, 200))
+    db.wait("SELECT count(*) = 105 FROM t")
+    assert db.value("SELECT count(*) FROM u") == 105
+
+
+def test_fewer_partitions(db, kafka):
+    """What is not read any more has no position, and a rebuild does not wait for it."""
+    topic = kafka.create_topic(partitions=4)
+    table(db)
+    table(db, name="u")
+    kafka.produce_many(topic, [{"key": json.dumps(k), "value": json.dumps(v), "partition": v["id"] // 10} for k, v in rows(40)])
+    subscribe(db, topic, "t", options={"partitions": "0-3"})
+    db.wait_for_subscription("s")
+    db.q("SELECT kafka.alter_subscription('s', '{\"partitions\": \"0-1\"}')")
+    assert db.q("SELECT partition FROM kafka.subscription_position ORDER BY 1") == [(0,), (1,)]
+    add_target(db, "u")
+    rebuilt(db)
+    assert [db.value(f"SELECT count(*) FROM {name}") for name in "tu"] == [40, 20]
+    rebuild(db)
+    rebuilt(db)
+    assert db.value("SELECT count(*) FROM t") == 20
+    db.q("SELECT kafka.alter_subscription('s', '{\"partitions\": null}')")
+    db.wait("SELECT count(*) = 40 FROM u")
+    assert db.value("SELECT count(*) FROM t") == 40
+
+
+def goes_round(db):
+    """Waits until the worker has looked often enough to have seen all that it waits for."""
+    loops = db.value("SELECT max(loops) FROM kafka.worker_status()")
+    db.wait("SELECT max(loops) > %s FROM kafka.worker_status()", loops + 60)
+
+
+def test_live_waits_for_a_row(db, kafka):
+    """The other target holds a message that refers to a missing row: both meet beyond it, when the row has come."""
+    topic = kafka.create_topic()
+    db.q("CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent SELECT generate_series(0, 99)")
+    table(db)
+    table(db, "id int PRIMARY KEY REFERENCES parent, v text", "child")
+    kafka.produce_many(topic, rows(100))
+    subscribe(db, topic, "t")
+    add_target(db, "child")
+    rebuilt(db)
+    file = storage(db)
+    kafka.produce_many(topic, rows(3, 500))
+    db.wait("SELECT state = 'retrying' AND detail ~ 'waits for a row' FROM kafka.subscription_status")
+    rebuild(db, target="t")
+    db.wait("SELECT next_offset = 103 FROM kafka.rebuild_position")
+    goes_round(db)
+    kafka.produce_many(topic, rows(3, 503))
+    db.wait("SELECT state = 'retrying' FROM kafka.subscription_status")
+    assert db.value("SELECT count(*) FROM child") == 100 and storage(db) == file
+    db.q("INSERT INTO parent SELECT generate_series(500, 505)")
+    rebuilt(db)
+    assert [db.value(f"SELECT count(*) FROM {name}") for name in ("t", "child")] == [106, 106] and storage(db) != file
+
+
+def test_live_waits_for_a_message(db, kafka):
+    """Where the rebuild stopped reading, the row that another target waits for had not come yet: it reads on."""
+    topic = kafka.create_topic()
+    parents = kafka.create_topic()
+    table(db)
+    table(db, name="parent")
+    table(db, "id int PRIMARY KEY REFERENCES parent, v text", "child")
+    kafka.produce_many(topic, rows(10))
+    kafka.produce_many(parents, rows(10))
+    subscribe(db, [topic, parents], "t")
+    query_targets.add_target(db, "parent", f"SELECT (after->>'id')::int AS id, after->>'v' AS v FROM batch WHERE topic = '{parents}'")
+    query_targets.add_target(db, "child", f"SELECT (after->>'id')::int AS id, after->>'v' AS v FROM batch WHERE topic = '{topic}'")
+    rebuilt(db)
+    kafka.produce_many(topic, rows(2, 500))
+    db.wait("SELECT state = 'retrying' AND detail ~ 'waits for a row' FROM kafka.subscription_status")
+    rebuild(db, target="t")
+    db.wait("SELECT EXISTS (SELECT FROM kafka.rebuild_position WHERE next_offset = 12)")
+    goes_round(db)
+    kafka.produce_many(parents, rows(2, 500))
+    rebuilt(db)
+    assert [db.value(f"SELECT count(*) FROM {name}") for name in ("t", "parent", "child")] == [12, 12, 12]
+
+
+def test_topic_goes_before_the_others_read_it(db, kafka):
+    """At the very end of a rebuild: what the other target cannot read any more is not waited for."""
+    topic = kafka.create_topic()
+    gone = kafka.create_topic(topic + "-b")
+    db.q("CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent SELECT generate_series(0, 99)")
+    table(db)
+    table(db, "id int PRIMARY KEY REFERENCES parent, v text", "child")
+    kafka.produce_many(topic, rows(10))
+    kafka.produce_many(gone, rows(10, 10))
+    subscribe(db, "^" + topic, "t", options={"max_batch_rows": 2})
+    add_target(db, "child")
+    rebuilt(db)
+    kafka.produce_many(topic, rows(2, 500))
+    db.wait("SELECT state = 'retrying' AND detail ~ 'waits for a row' FROM kafka.subscription_status")
+    rebuild(db, target="t")
+    kafka.produce_many(gone, rows(10, 20))      # no room for them while those two wait
+    db.wait("SELECT sum(next_offset) = 32 FROM kafka.rebuild_position")
+    goes_round(db)
+    kafka.delete_topic(gone)
+    db.wait("SELECT count(*) > 0 FROM kafka.problems WHERE problem ~ 'has gone with messages that were not read'")
+    assert db.value("SELECT count(*) FROM kafka.subscription_rebuild") == 1
+    db.q("INSERT INTO parent SELECT generate_series(500, 501)")
+    db.wait("SELECT NOT EXISTS (SELECT FROM kafka.subscription_rebuild)")
+    assert [db.value(f"SELECT count(*) FROM {name}") for name in ("t", "child")] == [32, 22]
+    kafka.produce_many(topic, rows(1, 30))
+    db.wait("SELECT count(*) = 33 FROM t")
+
+
 def slow(db, kafka, n=20000, rate=2000, ddl="id int PRIMARY KEY, v text"):
     """A subscription whose rebuild takes a while, and has begun."""
     topic = kafka.create_topic(partitions=2)
