@@ -525,10 +525,6 @@ is_one_to_one(Oid function)
 		case F_NUMERIC_INT8:
 		case F_NUMERIC_JSONB:
 		case F_BOOL_JSONB:
-			/* these round, but a field of a key that is cast to an integer is one */
-		case F_INT2_JSONB:
-		case F_INT4_JSONB:
-		case F_INT8_JSONB:
 			/* the session's time zone is UTC */
 		case F_TIMESTAMP_DATE:
 		case F_TIMESTAMPTZ_DATE:

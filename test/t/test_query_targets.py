@@ -313,7 +313,7 @@ def test_refused(db, kafka, topic, query, reason):
     assert reason in str(e.value) and e.value.diag.message_hint
 
 
-CASTS = [("(key->>'k')::timestamptz::date", "date"), ("(key->>'k')::timestamp::time", "time"), ("(key->>'k')::numeric::int", "int"),
+CASTS = [("(key->'k')::int", "int"), ("(key->>'k')::timestamptz::date", "date"), ("(key->>'k')::timestamp::time", "time"), ("(key->>'k')::numeric::int", "int"),
          ("(key->>'k')::timestamptz::text::date", "date"), ("(key->>'k')::varchar(3)", "text"), ("(key->>'k')::numeric(4,1)", "numeric"),
          ("(after->>'k')::numeric::int", "int"), ("(key->'k')::numeric::bigint", "bigint"), ("(key->>'k')::shade::int", "int"),
          ("(key->>'k')::numeric", "int"), ("(key->>'k')::timestamptz", "date"), ("(key->>'k')::float8", "float8")]
@@ -340,7 +340,7 @@ def test_casts_that_are_not_one_to_one(db, kafka, topic):
     for i, (cast, type) in enumerate([("(key->>'k')::int", "bigint"), ("(key->>'k')::smallint::int::bigint", "numeric(10)"), ("(key->'k')::numeric", "numeric"),
                                       ("(key->>'k')::bigint", "int"), ("(key->'k')::text::int", "int"), ("key->>'k'", "varchar(10)"),
                                       ("(key->>'k')::varchar", "char(4)"), ("(key->>'k')::int", "text"), ("(key->>'k')::uuid", "uuid"),
-                                      ("(key->>'k')::date", "timestamptz"), ("(key->'k')::bool", "bool"), ("(key->'k')::int", "int")]):
+                                      ("(key->>'k')::date", "timestamptz"), ("(key->'k')::bool", "bool")]):
         db.q(f"CREATE TABLE e{i} (k {type} PRIMARY KEY)")
         add_target(db, f"e{i}", f"SELECT {cast} AS k FROM batch")
 
