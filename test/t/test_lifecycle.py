@@ -678,7 +678,7 @@ def test_settings(own, make):
     db = make()
     settings = dict(db.q("SELECT name, context FROM pg_settings WHERE left(name, 14) = 'pg_kafka_sync.'"))
     assert settings == {"pg_kafka_sync.enabled": "sighup", "pg_kafka_sync.max_partitions": "postmaster",
-                        "pg_kafka_sync.max_workers": "postmaster", "pg_kafka_sync.rebuild_wait": "sighup"}
+                        "pg_kafka_sync.max_workers": "postmaster", "pg_kafka_sync.rebuild_wait": "superuser"}
     with pytest.raises(psycopg.Error):
         db.q("SET pg_kafka_sync.enabled = off")
     with pytest.raises(psycopg.Error):
