@@ -60,7 +60,7 @@ debian_postgres() {
       as_root tee /etc/postgresql-common/createcluster.d/pg_kafka_sync.conf >/dev/null
   fi
   echo "postgresql-$major" "postgresql-server-dev-$major"
-  if [ "$level" = test ]; then echo "postgresql-$major-pgtap" libtap-parser-sourcehandler-pgtap-perl; fi
+  if [ "$level" = test ]; then echo "postgresql-$major-pgtap" libtap-parser-sourcehandler-pgtap-perl "postgresql-$major-mysql-fdw"; fi
 }
 
 packages=(ca-certificates gcc libc6-dev make pkg-config librdkafka-dev procps util-linux)
@@ -73,6 +73,8 @@ packages+=($(debian_postgres))
 [ "$level" = build ] || packages+=(kcat python3 python3-venv)
 # libFuzzer and the sanitizers come with clang, in a package that it only recommends.
 [ "$level" != test ] || packages+=(clang libclang-rt-dev)
+# The programs alone: the package mariadb-server would make a server of the machine's own, and start it.
+[ "$level" != test ] || packages+=(mariadb-server-core mariadb-client-core)
 if [ "$level" != build ] && [ -z "$(java_path)" ]; then
   case $(. /etc/os-release; echo "${VERSION_CODENAME:-}") in
     bookworm) packages+=(openjdk-17-jre-headless) ;;

@@ -515,6 +515,51 @@ class Kafka:
         return (self.directory / "log/server.log").read_text(errors="replace")
 
 
+class MariaDB:
+    """A MariaDB server made by test/support/mariadb.sh."""
+
+    def __init__(self, directory):
+        self.directory = Path(directory)
+
+    def _script(self, action, *args):
+        return _run(SUPPORT / "mariadb.sh", action, self.directory, *args)
+
+    def start(self, *options):
+        self._script("start", *options)
+        return self
+
+    def stop(self):
+        self._script("stop")
+
+    def kill(self):
+        """kill -9."""
+        self._script("kill")
+
+    def pause(self):
+        """Alive but silent (SIGSTOP)."""
+        self._script("pause")
+
+    def resume(self):
+        self._script("resume")
+
+    def destroy(self):
+        self._script("destroy")
+
+    @property
+    def env(self):
+        return _env(self.directory)
+
+    def q(self, sql):
+        """Runs statements; rows as lists of strings (None for NULL)."""
+        lines = self._script("sql", "-N", "--batch", "-e", sql).splitlines()
+        return [[None if v == "NULL" else v for v in line.split("\t")] for line in lines]
+
+    def create_database(self):
+        name = f"t_{uuid.uuid4().hex[:10]}"
+        self.q(f"CREATE DATABASE {name}")
+        return name
+
+
 # ---- fixtures
 
 @pytest.fixture(scope="session")
@@ -604,6 +649,16 @@ def private_kafka(scratch, request):
     finally:
         _keep_log(kafka.directory / "log/server.log", request)
         kafka.destroy()
+
+
+@pytest.fixture(scope="module")
+def mariadb(scratch):
+    """A MariaDB server for the tests of a file: who stops it starts it again."""
+    server = MariaDB(scratch / f"mariadb-{uuid.uuid4().hex[:6]}")
+    try:
+        yield server.start()
+    finally:
+        server.destroy()
 
 
 # ---- logs of a failed test
