@@ -16,6 +16,7 @@ ks_fdw_handler(PG_FUNCTION_ARGS)
 
 	ks_topic_scan_functions(routine);
 	ks_topic_insert_functions(routine);
+	ks_topic_analyze_functions(routine);
 	routine->ImportForeignSchema = ks_topic_import;
 	PG_RETURN_POINTER(routine);
 }

@@ -8,6 +8,7 @@
 
 extern void ks_topic_scan_functions(FdwRoutine *routine);
 extern void ks_topic_insert_functions(FdwRoutine *routine);
+extern void ks_topic_analyze_functions(FdwRoutine *routine);
 extern List *ks_topic_import(ImportForeignSchemaStmt *stmt, Oid serverid);
 /* Wires what control/ asks of this folder (control/hooks.h). */
 extern void ks_topic_import_init(void);

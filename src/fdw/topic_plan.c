@@ -196,8 +196,11 @@ ks_topic_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path, 
 		if (bms_is_member(i + 1 - FirstLowInvalidHeapAttributeNumber, used) ||
 			bms_is_member(0 - FirstLowInvalidHeapAttributeNumber, used))
 			wanted = lappend_int(wanted, i);
-	/* a LIMIT says how much is read where it counts what is read, as it comes */
-	if (root->limit_tuples > 0 && root->sort_pathkeys == NIL && list_length(useful) == list_length(scan_clauses) &&
+	/*
+	 * A LIMIT says how much is read where it counts what is read, as it comes.  A subquery may be run again for each row
+	 * around it, and a reader for few messages is slow to begin anew: what is left in its small queue is in the way.
+	 */
+	if (root->query_level == 1 && root->limit_tuples > 0 && root->sort_pathkeys == NIL && list_length(useful) == list_length(scan_clauses) &&
 		bms_membership(root->all_baserels) == BMS_SINGLETON)
 		limit = Min(root->limit_tuples, PG_INT32_MAX);
 	return make_foreignscan(tlist, extract_actual_clauses(scan_clauses, false), rel->relid, useful,

@@ -6,6 +6,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "fdw/topic_reader.h"
 #include "kafka/admin.h"
 #include "miscadmin.h"
@@ -61,6 +63,10 @@ ks_bounds_all(KsBounds *bounds)
 	bounds->offset_min = 0;
 	bounds->offset_max = PG_INT64_MAX - 1;
 	bounds->last = 0;
+	bounds->slices = 0;
+	bounds->slice = 0;
+	bounds->place = 0;
+	bounds->most = 0;
 	bounds->ms_min = PG_INT64_MIN;
 	bounds->ms_end = PG_INT64_MAX;
 }
@@ -234,6 +240,32 @@ is_wanted(const KsBounds *bounds, int32 partition)
 		(bounds->any_partition || list_member_int(bounds->partitions, partition));
 }
 
+/* Messages between the watermarks of all partitions, were there none missing. */
+static double
+total_length(const KsTopicReader *reader)
+{
+	double		length = 0;
+
+	for (int i = 0; i < reader->nranges; i++)
+		length += reader->ranges[i].stable - reader->ranges[i].low;
+	return length;
+}
+
+/* Narrows a range to its part of a sample. */
+static void
+apply_sample(const KsTopicReader *reader, KsRange *range, const KsBounds *bounds)
+{
+	double		length = range->stable - range->low;
+	int64		start = range->low + (int64) (length * bounds->slice / bounds->slices);
+	int64		end = range->low + (int64) (length * (bounds->slice + 1) / bounds->slices);
+
+	if (length == 0)
+		return;
+	range->most = (int64) ceil(bounds->most * (length / total_length(reader)));
+	range->start = Max(range->start, start + (int64) (Max(end - start - range->most, 0) * bounds->place));
+	range->end = Min(range->end, end);
+}
+
 /* Sets the ranges to what is to be read, and has librdkafka fetch it. */
 static void
 assign(KsTopicReader *reader, KsAdmin *admin, const KsBounds *bounds)
@@ -251,6 +283,9 @@ assign(KsTopicReader *reader, KsAdmin *admin, const KsBounds *bounds)
 		range->end = Min(range->stable, bounds->offset_max + 1);
 		if (bounds->last > 0)
 			range->start = Max(range->start, range->end - (bounds->last + reader->nranges - 1) / reader->nranges);
+		range->most = range->taken = 0;
+		if (bounds->slices > 0)
+			apply_sample(reader, range, bounds);
 		range->open = is_wanted(bounds, range->partition) && range->start < range->end;
 		any |= range->open;
 	}
@@ -325,12 +360,24 @@ count_body(KsTopicReader *reader, KsAdmin *admin, const KsBounds *bounds)
 double
 ks_topic_reader_count(KsTopicReader *reader)
 {
-	double		count = 0;
-
 	with_admin(reader, count_body, NULL);
+	return total_length(reader);
+}
+
+double
+ks_topic_reader_covered(const KsTopicReader *reader)
+{
+	double		covered = 0;
+
 	for (int i = 0; i < reader->nranges; i++)
-		count += reader->ranges[i].stable - reader->ranges[i].low;
-	return count;
+	{
+		const KsRange *range = &reader->ranges[i];
+
+		/* unless it had enough, it was read to its end */
+		if (range->start < range->end)
+			covered += (range->most > 0 && range->taken >= range->most ? range->next : range->end) - range->start;
+	}
+	return covered;
 }
 
 /* Nothing more of a partition is wanted: stops fetching it, where others still are. */
@@ -485,7 +532,7 @@ take_message(KsTopicReader *reader, rd_kafka_event_t *event, KsMessage *m)
 	m->native = event;
 	m->find_header = find_header;
 	m->headers_of = rkm;
-	if (range->next >= range->end)
+	if (range->next >= range->end || ++range->taken == range->most)
 		finish_range(reader, range);
 	note_taken(reader, m->key_size + m->value_size + 1);
 	return true;

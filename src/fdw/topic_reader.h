@@ -20,6 +20,11 @@ typedef struct KsBounds
 	int64		offset_min;
 	int64		offset_max;		/* inclusive */
 	int64		last;			/* about so many messages at the end of the topic, divided by partition; 0 = all */
+	/* For samples: of each partition, one of so many equal parts, from a place in it on (0 to 1); slices 0 = all of it. */
+	int			slices;
+	int			slice;
+	double		place;
+	int64		most;			/* about so many messages, shared out by the partitions' lengths; 0 = all */
 	int64		ms_min;			/* messages with a timestamp before it (in ms since 1970) are not wanted; PG_INT64_MIN = all are */
 	int64		ms_end;			/* nor those with this one or a later one; PG_INT64_MAX = all are */
 } KsBounds;
@@ -38,6 +43,8 @@ typedef struct KsRange
 	bool		open;			/* something of it is still to be read */
 	bool		wanted;			/* something of it was, since the reader was made */
 	int64		messages;		/* handed out since then */
+	int64		most;			/* to be handed out since the reader was started; 0 = all */
+	int64		taken;			/* of these */
 } KsRange;
 
 typedef struct KsTopicReader
@@ -77,5 +84,7 @@ extern void ks_topic_reader_close(KsTopicReader *reader);
 
 /* Messages in the topic by its watermarks, for estimates. ERROR as ks_topic_reader_start. */
 extern double ks_topic_reader_count(KsTopicReader *reader);
+/* Offsets that the last reading, which has come to its end, has gone over. */
+extern double ks_topic_reader_covered(const KsTopicReader *reader);
 
 #endif							/* KS_TOPIC_READER_H */

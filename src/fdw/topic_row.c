@@ -636,8 +636,8 @@ cause_of(const KsTopicRow *row, const ErrorData *error)
 }
 
 /*
- * Reads what can fail; on_error null: in a subtransaction, since a type's input function may leave anything behind.
- * Returns the cause, or NULL.
+ * Reads what can fail, in a subtransaction, since a type's input function may leave anything behind.  Returns the cause,
+ * or NULL.
  */
 static const char *
 try_contents(KsTopicRow *row, const KsMessage *m, Datum *values, bool *nulls)
@@ -671,16 +671,34 @@ try_contents(KsTopicRow *row, const KsMessage *m, Datum *values, bool *nulls)
 	return cause;
 }
 
+/* Begins a row: what cannot fail. */
+static void
+read_places(KsTopicRow *row, const KsMessage *m, Datum *values, bool *nulls)
+{
+	memset(nulls, true, sizeof(bool) * row->table->natts);
+	for (int i = 0; i < row->ncolumns; i++)
+		read_place(&row->columns[i], m, &values[row->columns[i].index], &nulls[row->columns[i].index]);
+}
+
+const char *
+ks_topic_row_try(KsTopicRow *row, const KsMessage *m, Datum *values, bool *nulls)
+{
+	if (row->table->null_on_error)
+	{
+		ks_topic_row_read(row, m, values, nulls);
+		return NULL;
+	}
+	read_places(row, m, values, nulls);
+	return try_contents(row, m, values, nulls);
+}
+
 void
 ks_topic_row_read(KsTopicRow *row, const KsMessage *m, Datum *values, bool *nulls)
 {
 	MemoryContext context = CurrentMemoryContext;
 	const char *cause;
 
-	memset(nulls, true, sizeof(bool) * row->table->natts);
-	for (int i = 0; i < row->ncolumns; i++)
-		read_place(&row->columns[i], m, &values[row->columns[i].index], &nulls[row->columns[i].index]);
-
+	read_places(row, m, values, nulls);
 	if (!row->table->null_on_error || !ks_may_begin_subtransaction())
 	{
 		PG_TRY();

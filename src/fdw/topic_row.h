@@ -21,6 +21,9 @@ extern KsTopicRow *ks_topic_row_create(const KsTopicTable *table, TupleDesc desc
  */
 extern void ks_topic_row_read(KsTopicRow *row, const KsMessage *message, Datum *values, bool *nulls);
 
+/* The same for a sample, outside of parallel queries: NULL, or why the message cannot be read (where on_error null does not hold). */
+extern const char *ks_topic_row_try(KsTopicRow *row, const KsMessage *message, Datum *values, bool *nulls);
+
 /* Has the message read last another row (a line of format csv)?  Then ks_topic_row_read of the same message reads it. */
 extern bool ks_topic_row_has_more(const KsTopicRow *row);
 /* Forgets that it has. */

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -486,6 +487,94 @@ def test_estimates(db, kafka, numbers):
     assert rows("SELECT * FROM t") == 100000
     db.q("ALTER FOREIGN TABLE t OPTIONS (ADD use_remote_estimate 'true')")
     assert rows("SELECT * FROM t") == 300
+
+
+def analyzed(db, name):
+    """What ANALYZE VERBOSE says: offsets in the log, messages read, of offsets, rows kept, rows estimated. And warnings."""
+    said = []
+    with db.connect() as connection:
+        connection.execute("SET default_statistics_target = 10")        # 3,000 rows
+        connection.add_notice_handler(lambda d: said.append((d.severity, d.message_primary, d.message_detail)))
+        connection.execute(f"ANALYZE VERBOSE {name}")
+    (numbers,) = [list(map(int, re.findall(r"(?<![\w.])\d+", text.split(":", 1)[1]))) for _, text, _ in said if "offsets; read" in text]
+    return numbers, [(text, detail) for severity, text, detail in said if severity == "WARNING"]
+
+
+def test_analyze(db, kafka, numbers):
+    def rows(sql):
+        return db.q(f"EXPLAIN (FORMAT JSON) {sql}")[0][0][0]["Plan"]["Plan Rows"]
+    assert rows("SELECT * FROM t") == 100000
+    db.q("ALTER FOREIGN TABLE t ADD COLUMN gone int, ADD COLUMN late text; ALTER FOREIGN TABLE t DROP COLUMN gone")
+    assert analyzed(db, "t") == ([300, 300, 300, 300, 300], [])
+    assert db.one("SELECT reltuples, relpages > 0 FROM pg_class WHERE oid = 't'::regclass") == (300, True)
+    assert rows("SELECT * FROM t") == 300 and rows("SELECT * FROM t WHERE id = 7") == 1
+    assert 50 < rows("SELECT * FROM t WHERE id < 75") < 100 and rows('SELECT * FROM t WHERE "partition" = 2') == 100
+    assert rows("SELECT * FROM t WHERE late IS NULL") == 300
+    # a sort of a few rows by a key beside many
+    assert db.one("SELECT n_distinct, null_frac FROM pg_stats WHERE tablename = 't' AND attname = 'name'") == (-1, 0)
+    # compacted or aborted messages, and marks of transactions, are no rows; a line of a message is one
+    topic = kafka.create_topic(partitions=2)
+    kafka.transaction(topic, [dict(value="1,a\n2,b\n3,c", partition=0) for _ in range(100)])
+    kafka.transaction(topic, [dict(value="0,x", partition=0) for _ in range(500)], commit=False)
+    settle(kafka, topic)
+    table(db, "c", topic, "id int, v text", format="csv")
+    assert analyzed(db, "c") == ([602, 100, 602, 300, 300], [])
+    # an empty one is taken to be filled some day
+    table(db, "e", kafka.create_topic(), META)
+    assert analyzed(db, "e") == ([0, 0, 0, 0, 0], []) and rows("SELECT * FROM e") == 100000
+    # what cannot be read is left out, and said
+    kafka.produce(topic, "word,x", partition=1)
+    numbers, warnings = analyzed(db, "c")
+    assert numbers == [603, 101, 603, 300, 300] and 'column "id"' in warnings[0][1] and "left 1 of the 101 messages" in warnings[0][0]
+    db.q("ALTER FOREIGN TABLE c ADD error text OPTIONS (meta 'error'), OPTIONS (ADD on_error 'null')")
+    assert analyzed(db, "c") == ([603, 101, 603, 301, 301], [])
+
+
+def test_analyze_reads_a_sample(db, kafka):
+    """Of a large topic, from all over its partitions; of large messages no more than memory allows."""
+    topic = kafka.create_topic(partitions=3)
+    kafka.produce_many(topic, [dict(value={"id": n, "last": n % 5}, partition=0 if n % 4 else n % 3) for n in range(60000)])
+    table(db, "t", topic, "id int, last int, \"partition\" int OPTIONS (meta 'partition')")
+    (offsets, read_, covered, kept, rows), warnings = analyzed(db, "t")
+    assert (offsets, rows, warnings) == (60000, 60000, []) and 2000 <= kept <= 3000 and kept <= read_ == covered <= 3200, (read_, covered, kept)
+    bounds = db.value("SELECT histogram_bounds::text::int[] FROM pg_stats WHERE tablename = 't' AND attname = 'id'")
+    assert len(bounds) == 11 and all(i * 6000 - 3500 < b < i * 6000 + 3500 for i, b in enumerate(bounds)), bounds
+    most, often = db.one("SELECT most_common_vals::text, most_common_freqs[1] FROM pg_stats WHERE tablename = 't' AND attname = 'partition'")
+    assert most.startswith("{0,") and 0.75 < often < 0.9
+    large = kafka.create_topic()
+    kafka.produce_many(large, [dict(value={"id": n, "fill": f"{n:04}" * 7500}) for n in range(1500)])
+    table(db, "l", large, "id int, fill text")
+    db.q("ALTER DATABASE %s SET maintenance_work_mem = '2MB'" % db.name)
+    (offsets, read_, covered, kept, rows), warnings = analyzed(db, "l")
+    assert (offsets, rows, warnings) == (1500, 1500, []) and 10 < kept <= 70 and read_ <= 200, (read_, kept)
+
+
+def test_analyze_of_others(db, kafka, numbers):
+    """With the owner's login; as a part of its parent; interrupted."""
+    db.q("DROP ROLE IF EXISTS topic_owner; CREATE ROLE topic_owner LOGIN")
+    try:
+        db.q(f"""CREATE SERVER sasl FOREIGN DATA WRAPPER kafka OPTIONS ("bootstrap.servers" '{kafka.sasl_bootstrap}',
+            "security.protocol" 'SASL_PLAINTEXT', "sasl.mechanisms" 'PLAIN')""")
+        db.q("CREATE USER MAPPING FOR topic_owner SERVER sasl OPTIONS (\"sasl.username\" 'alice', \"sasl.password\" 'alice-secret')")
+        table(db, "s", numbers, "id int", server="sasl")
+        db.q("ALTER FOREIGN TABLE s OWNER TO topic_owner")
+        assert analyzed(db, "s")[0] == [300] * 5
+        with pytest.raises(psycopg.errors.FdwUnableToCreateExecution):
+            db.q("SELECT * FROM s")
+    finally:
+        db.q("DROP OWNED BY topic_owner CASCADE; DROP ROLE topic_owner")
+    db.q("CREATE TABLE parted (id int, name text) PARTITION BY RANGE (id); CREATE TABLE one PARTITION OF parted FOR VALUES FROM (1000) TO (2000)")
+    db.q(f"CREATE FOREIGN TABLE other PARTITION OF parted DEFAULT SERVER kafka OPTIONS (topic '{numbers}')")
+    db.q("INSERT INTO one SELECT generate_series(1000, 1099); ANALYZE parted")
+    assert db.value("SELECT reltuples FROM pg_class WHERE relname = 'parted'") == 400
+    assert db.value("SELECT null_frac FROM pg_stats WHERE tablename = 'parted' AND attname = 'name' AND inherited") == 0.25
+    db.q("CREATE SERVER nowhere FOREIGN DATA WRAPPER kafka OPTIONS (\"bootstrap.servers\" '127.0.0.1:1')")
+    table(db, "n", "x", META, server="nowhere")
+    db.q("SET statement_timeout = '500ms'")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        db.q("ANALYZE n")
+    # an ANALYZE of all goes past topics
+    db.q("RESET statement_timeout; ANALYZE")
 
 
 def test_rights(db, kafka, cluster, numbers):
