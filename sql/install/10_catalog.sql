@@ -99,6 +99,7 @@ CREATE TABLE kafka.subscription_position (
     producers         jsonb,             -- last position of each producer in this partition: its repeats are left out
     read_at           timestamptz,       -- all that was in the log by then was read, as last noted
     topic_id          text,              -- of the topic that was read, where librdkafka tells it
+    generation        bigint NOT NULL DEFAULT kafka.new_id(),  -- another one when it begins anew: foreign targets tell by it
     PRIMARY KEY (subscription_id, topic, partition)
 ) WITH (fillfactor = 50);
 

@@ -12,6 +12,7 @@
 #include "apply/apply_internal.h"
 #include "apply/dead_letter.h"
 #include "apply/format_options.h"
+#include "apply/sink.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "compat/executor_compat.h"
@@ -84,6 +85,7 @@ ks_apply_create(const KsSubscription *subscription, const KsApplyTarget *targets
 	a->run.subscription = subscription;
 	a->run.current = -1;
 	a->positions = positions;
+	a->run.positions = &a->positions;
 	a->limit = PG_INT32_MAX;
 	a->context = AllocSetContextCreate(CurrentMemoryContext, "pg_kafka_sync apply", ALLOCSET_SMALL_SIZES);
 	a->run.stage = "parse";
@@ -111,6 +113,7 @@ ks_apply_create(const KsSubscription *subscription, const KsApplyTarget *targets
 	}
 	ks_apply_commit();
 	MemoryContextSwitchTo(old);
+	ks_apply_probe(a);
 	return a;
 }
 
@@ -141,22 +144,22 @@ check_parsed(const char *cause)
 				 errmsg("%s", cause)));
 }
 
-/* Parses messages, and hands each row of each to all writers that are active. */
+/*
+ * Parses messages, and hands each row of each to all writers that are active.  state: some target that these messages go
+ * to, or went to before, holds the latest state of a key.
+ */
 static void
-read_messages(KsApply *a, const KsMessage *messages, int count, int context)
+read_messages(KsApply *a, const KsMessage *messages, int count, bool state, int context)
 {
-	bool		state = false;
 	uint32		rows = 0;
 
-	for (int i = 0; i < a->nactive; i++)
-		state = state || ks_target_holds_state(a->active[i]->table->target);
 	for (int i = 0; i < count; i++)
 	{
 		a->run.current = i;
 		a->run.stage = "parse";
 		a->parsed.op = '\0';
 		a->placed = false;
-		a->run.duplicate = a->dedupes && !a->run.retrying && a->positions.repeated(a->positions.arg, a->from + i);
+		a->run.duplicate = a->dedupes && !a->run.retrying && a->positions.repeated(a->positions.arg, a->run.from + i);
 		a->placed = a->dedupes && !a->run.retrying;
 		a->parser_ops->reset(a->parser);
 		check_parsed(a->parser_ops->parse(a->parser, &messages[i], &a->parsed));
@@ -195,6 +198,57 @@ read_messages(KsApply *a, const KsMessage *messages, int count, int context)
 	a->run.current = -1;
 }
 
+/* Opens the active writers' tables and sinks in the current transaction. */
+static void
+open_writers(KsApply *a)
+{
+	a->opening = true;
+	for (int i = 0; i < a->nactive; i++)
+	{
+		KsTargetTable *t = a->active[i]->table;
+
+		a->at = a->active[i];
+		a->active[i]->ops->open(a->active[i]);
+		if (t->sink->open)
+			t->sink->open(t, &a->run);
+	}
+	a->nopen = a->nactive;
+	a->at = NULL;
+	a->opening = false;
+}
+
+/*
+ * Leaves out the writers whose other side has the first message already, since it committed and we did not; sets a->count,
+ * for how many messages, from the first on, the same holds.
+ */
+static void
+leave_out(KsApply *a)
+{
+	int			n = 0;
+
+	for (int w = 0; w < a->nactive; w++)
+	{
+		KsWriter   *writer = a->active[w];
+		KsTargetTable *t = writer->table;
+		bool		has = ks_sink_has(t, &a->run, 0);
+		int			same = 1;
+
+		while (t->progress && same < a->count && ks_sink_has(t, &a->run, same) == has)
+			same++;
+		if (t->progress)
+			a->count = same;
+		if (has)
+		{
+			writer->ops->close(writer);
+			writer->ops->abandon(writer);
+		}
+		else
+			a->active[n++] = writer;
+	}
+	a->nactive = a->nopen = n;
+	a->run.nmessages = a->count;
+}
+
 /* See apply_internal.h. */
 void
 ks_apply_write(KsApply *a, const KsMessage *messages, int count)
@@ -202,19 +256,24 @@ ks_apply_write(KsApply *a, const KsMessage *messages, int count)
 	static ConstraintsSetStmt all_immediate = {.type = T_ConstraintsSetStmt};
 	Oid			save_user;
 	int			save_context;
+	bool		state = false;
 
-	a->opening = true;
+	a->count = a->run.nmessages = count;
+	a->run.messages = messages;
+	open_writers(a);
 	for (int i = 0; i < a->nactive; i++)
-		a->active[i]->ops->open(a->active[i]);
-	a->opening = false;
+		state = state || ks_target_holds_state(a->active[i]->table->target);
+	leave_out(a);
+	count = a->count;
 	AfterTriggerSetState(&all_immediate);
 	GetUserIdAndSecContext(&save_user, &save_context);
-	become_owner(a->active[0], save_context);
+	if (a->nactive > 0)
+		become_owner(a->active[0], save_context);
 	a->run.nest_level = NewGUCNestLevel();
 
 	for (int i = 0; i < a->nactive; i++)
 		a->active[i]->ops->begin(a->active[i], count);
-	read_messages(a, messages, count, save_context);
+	read_messages(a, messages, count, state, save_context);
 	ks_run_settle(&a->run);
 	ks_dead_letters_mark(a->subscription);
 	for (int i = 0; i < a->nactive; i++)
@@ -236,10 +295,85 @@ ks_apply_write(KsApply *a, const KsMessage *messages, int count)
 
 /* See apply_internal.h. */
 void
+ks_apply_commit_sinks(KsApply *a)
+{
+	a->run.current = -1;
+	for (int i = 0; i < a->nopen; i++)
+	{
+		KsTargetTable *t = a->active[i]->table;
+
+		a->at = a->active[i];
+		if (t->sink->commit)
+			t->sink->commit(t, &a->run);
+	}
+	a->at = NULL;
+}
+
+/* See apply_internal.h. */
+void
 ks_apply_abandon(KsApply *a)
 {
 	for (int i = 0; i < a->nwriters; i++)
 		a->writers[i]->ops->abandon(a->writers[i]);
+	a->nopen = 0;
+}
+
+/* Notes that the other side of a foreign target cannot be reached. */
+static void
+note_trouble(KsApply *a, const ErrorData *e)
+{
+	strlcpy(a->trouble, e->message, sizeof(a->trouble));
+	a->outages++;
+	ks_worker_note_error(e->message);
+}
+
+/* Nothing is in the way any more. */
+static void
+clear_trouble(KsApply *a)
+{
+	a->trouble[0] = '\0';
+	a->outages = 0;
+}
+
+/* See apply.h. */
+void
+ks_apply_probe(KsApply *a)
+{
+	ErrorData  *volatile error = NULL;
+	MemoryContext old = CurrentMemoryContext;
+
+	a->nactive = 0;
+	for (int i = 0; i < a->nwriters; i++)
+		if (a->writers[i]->table->sink->open)
+			a->active[a->nactive++] = a->writers[i];
+	if (a->nactive == 0)
+		return;
+	a->run.unreachable = false;
+	MemoryContextReset(a->context);
+	PG_TRY();
+	{
+		ks_apply_begin();
+		open_writers(a);
+		AbortCurrentTransaction();
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(a->context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	ks_apply_abandon(a);
+	MemoryContextSwitchTo(old);
+	if (error == NULL)
+		clear_trouble(a);
+	else if (a->run.unreachable)
+		note_trouble(a, error);
+	else
+		ks_rethrow(error);
 }
 
 /*
@@ -267,6 +401,8 @@ letter_targets(const KsApply *a, Oid *relids)
 		const KsTarget *t = a->writers[i]->table->target;
 
 		if (a->run.duplicate && !ks_target_holds_state(t))
+			continue;
+		if (ks_sink_has(a->writers[i]->table, &a->run, 0))
 			continue;
 		if (relids)
 			relids[n] = t->relid;
@@ -308,7 +444,12 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, co
 	*moved = false;
 	a->opening = false;
 	a->skipping = 0;
-	a->from = from;
+	a->nopen = 0;
+	a->count = count;
+	a->run.from = from;
+	a->run.messages = messages + from;
+	a->run.nmessages = count;
+	a->run.unreachable = false;
 	a->run.dropped = 0;
 	a->run.current = -1;
 	if (letter == NULL)
@@ -335,14 +476,18 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, co
 			ks_apply_write(a, messages + from, count);
 		if (ours)
 		{
-			a->positions.stage(a->positions.arg, from, count, all);
+			a->positions.stage(a->positions.arg, from, a->count, all && a->count == count);
 			ours = a->positions.write(a->positions.arg);
 		}
 		if (ours)
+		{
+			ks_apply_commit_sinks(a);
 			ks_apply_commit();
+		}
 		else
 		{
 			AbortCurrentTransaction();
+			ks_apply_abandon(a);
 			*moved = true;
 		}
 	}
@@ -597,6 +742,11 @@ after_failure(KsApply *a, const KsMessage *m, int count, int left, ErrorData *e)
 {
 	int			culprit = a->run.current;
 
+	if (a->run.unreachable)
+	{
+		note_trouble(a, e);
+		return APPLY_LATER;
+	}
 	if (ks_is_transient(e))
 	{
 		/* somebody may hold a lock for as long as he likes */
@@ -681,8 +831,11 @@ ks_apply(KsApply *a, const KsMessage *messages, int count, int *done)
 
 		if (moved)
 			return KS_APPLY_MOVED;
+		n = a->count;			/* some target may have had the first ones already */
 		if (error == NULL)
 		{
+			if (n > 0)
+				clear_trouble(a);
 			a->skipped_truncates += a->skipping;
 			a->dropped += a->run.dropped;
 			*done += n;

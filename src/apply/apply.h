@@ -8,21 +8,6 @@
 
 #include "apply/writer.h"
 
-/*
- * The positions that go with messages.  stage() is told which messages (from, count) the transaction covers, and whether
- * they are all there are; write() writes inside the transaction and returns false if the positions were moved by
- * somebody else; finish() tells how it ended.
- */
-typedef struct KsPositions
-{
-	void	   *arg;
-	/* Was a message applied before, says the position that its producer gave it?  If not, it is noted as the last one. */
-	bool		(*repeated) (void *arg, int number);
-	void		(*stage) (void *arg, int from, int count, bool all);
-	bool		(*write) (void *arg);
-	void		(*finish) (void *arg, bool committed);
-} KsPositions;
-
 typedef struct KsApply
 {
 	const KsSubscription *subscription;
@@ -48,7 +33,10 @@ typedef struct KsApply
 	bool		sent;			/* the next message is in the topic for dead letters already */
 	int			letter_retries; /* of a dead letter that others were in the way of */
 	MemoryContext context;		/* error texts of one attempt */
-	int			from;			/* number of the first message of the attempt, for positions */
+	int			count;			/* messages of the attempt: fewer than asked for where a target has some of them already */
+	int			nopen;			/* active writers whose sinks are open */
+	char		trouble[256];	/* why a target's other side cannot be reached, "" = it can */
+	int			outages;		/* attempts in a row that met it */
 	bool		dedupes;		/* some target appends or merges, so that repeats must be left out */
 	bool		placed;			/* the position of the message that failed could be read: run.duplicate is known */
 	uint64		dropped;		/* late events, by transactions that committed, since the worker started */
@@ -82,6 +70,12 @@ extern KsApply *ks_apply_create(const KsSubscription *subscription, const KsAppl
 
 /* How many messages one transaction may have at most, to keep memory bounded; not more than wanted. */
 extern int	ks_apply_limit(const KsApply *apply, int wanted);
+
+/*
+ * Tries to reach the other sides of foreign targets; apply->trouble says why not.  ERROR: what is wrong there does not go
+ * away by itself.
+ */
+extern void ks_apply_probe(KsApply *apply);
 
 /*
  * Applies messages; *done of them are applied and committed.  Also called with count 0, to write positions alone.

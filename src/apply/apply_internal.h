@@ -11,11 +11,16 @@
 
 /* Begins a transaction for applying, in which a wait for a lock has an end. */
 extern void ks_apply_begin(void);
+/* Has the sinks that were written commit, where they are apart from the current transaction. */
+extern void ks_apply_commit_sinks(KsApply *a);
 /* Commits it, under our origin. */
 extern void ks_apply_commit(void);
-/* Reads and writes the rows of messages with the active writers in the current transaction, each table's as its owner. */
+/*
+ * Reads and writes the rows of messages with the active writers in the current transaction, each table's as its owner.
+ * Sets a->count: so many of the messages were written.
+ */
 extern void ks_apply_write(KsApply *a, const KsMessage *messages, int count);
-/* The transaction was rolled back: the writers forget what was open in it. */
+/* The transaction was rolled back, or is to be: the writers forget what was open in it. */
 extern void ks_apply_abandon(KsApply *a);
 
 /* Others were in the way: the same again may succeed. */

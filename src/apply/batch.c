@@ -8,8 +8,8 @@
 #include "postgres.h"
 
 #include "apply/batch.h"
-#include "apply/local_sink.h"
 #include "apply/metadata.h"
+#include "apply/sink.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -579,7 +579,8 @@ add(KsWriter *w, const KsMessage *message, const KsParsed *parsed)
 static void
 write_rows(KsWriter *w)
 {
-	ks_local_apply((KsBatch *) w);
+	w->run->stage = "apply";
+	w->table->sink->apply((KsBatch *) w);
 }
 
 /* KsWriterOps.close */
@@ -593,7 +594,7 @@ close_target(KsWriter *w)
 static void
 abandon(KsWriter *w)
 {
-	w->table->rel = NULL;
+	ks_target_abandon(w->table);
 }
 
 /* See batch.h. */

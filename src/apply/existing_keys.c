@@ -1,5 +1,5 @@
 /*
- * existing_keys.c: see existing_keys.h.  Rows are seen as they were when the transaction began: nobody else writes what
+ * existing_keys.c: rows of a local table by a part of its key.  Rows are seen as they were when the transaction began: nobody else writes what
  * a subscription derives from its topics.
  */
 #include "postgres.h"
@@ -160,14 +160,12 @@ by_sql(KsTargetTable *t, const int *attributes, int n, Datum **parts, int count,
 
 /* See existing_keys.h. */
 void
-ks_existing_keys(KsTargetTable *t, const int *attributes, int n, Datum **parts, int count, KsKeyFound found, void *arg)
+ks_local_existing_keys(KsTargetTable *t, const int *attributes, int n, Datum **parts, int count, KsKeyFound found, void *arg)
 {
 	MemoryContext context;
 	MemoryContext old;
 	Relation	index;
 
-	if (count == 0)
-		return;
 	context = AllocSetContextCreate(CurrentMemoryContext, "pg_kafka_sync existing keys", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(context);
 	index = find_index(t, attributes, n);

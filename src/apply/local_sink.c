@@ -5,6 +5,7 @@
 
 #include "access/table.h"
 #include "apply/local_sink.h"
+#include "apply/sink.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
 
@@ -38,11 +39,10 @@ truncate_table(KsTargetTable *t)
 	t->rel = table_open(t->relid, NoLock);
 }
 
-/* See local_sink.h. */
-void
-ks_local_apply(KsBatch *b)
+/* KsSinkOps.apply */
+static void
+apply(KsBatch *b)
 {
-	b->run->stage = "apply";
 	if (b->truncate)
 		truncate_table(b->target);
 	if (b->nrows == 0)
@@ -52,3 +52,9 @@ ks_local_apply(KsBatch *b)
 	else
 		ks_sql_apply(b);
 }
+
+const KsSinkOps ks_local_sink = {
+	.apply = apply,
+	.existing_keys = ks_local_existing_keys,
+	.merge = ks_merge_write,
+};

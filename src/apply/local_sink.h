@@ -10,9 +10,6 @@
 #include "apply/batch.h"
 #include "compat/pg_compat.h"
 
-/* Writes a batch, by whichever way the table allows. */
-extern void ks_local_apply(KsBatch *batch);
-
 /* Below SQL: heap and index access, for plain tables; needs target->direct. In direct_sink.c. */
 extern void ks_direct_apply(KsBatch *batch);
 /* By SQL, set by set: for partitioned tables, BEFORE and statement triggers. In sql_sink.c. */

@@ -10,8 +10,8 @@
 #include "access/table.h"
 #include "apply/decode.h"
 #include "apply/existing_keys.h"
-#include "apply/local_sink.h"
 #include "apply/query_target.h"
+#include "apply/sink.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "tcop/dest.h"
@@ -606,7 +606,7 @@ write_rows(KsWriter *writer)
 
 	if (w->merge)
 	{
-		ks_merge_write(w);
+		w->writer.table->sink->merge(w);
 		return;
 	}
 	if (w->upsert)
@@ -621,7 +621,8 @@ write_rows(KsWriter *writer)
 		find_places(w, &places);
 		leave_places(w, &places);
 	}
-	ks_local_apply(w->batch);
+	w->batch->run->stage = "apply";
+	w->writer.table->sink->apply(w->batch);
 }
 
 /* KsWriterOps.close */
@@ -640,7 +641,7 @@ abandon(KsWriter *writer)
 {
 	KsQueryWriter *w = (KsQueryWriter *) writer;
 
-	w->writer.table->rel = NULL;
+	ks_target_abandon(w->writer.table);
 	w->is_open = false;
 }
 

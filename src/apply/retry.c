@@ -260,6 +260,9 @@ attempt_letter(KsApply *a, int64 id)
 	a->at = NULL;
 	a->run.stage = "parse";
 	a->run.retrying = true;
+	a->run.letter = id;
+	a->run.unreachable = false;
+	a->nopen = 0;
 	PG_TRY();
 	{
 		KsMessage	message;
@@ -283,6 +286,7 @@ attempt_letter(KsApply *a, int64 id)
 			else
 				leave_letter(id);
 		}
+		ks_apply_commit_sinks(a);
 		ks_apply_commit();
 	}
 	PG_CATCH();
@@ -298,6 +302,7 @@ attempt_letter(KsApply *a, int64 id)
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
 	a->run.retrying = false;
+	a->run.letter = 0;
 	ks_dead_letters_finish(error == NULL);
 	if (error == NULL)
 		a->skipped_truncates += a->skipping;
@@ -343,6 +348,8 @@ ks_apply_retry(KsApply *a)
 		MemoryContextReset(a->context);
 		error = attempt_letter(a, ids[i]);
 		if (error && ks_is_transient(error) && ++a->letter_retries <= KS_MAX_RETRIES)
+			return KS_RETRY_WAIT;
+		if (error && a->run.unreachable)
 			return KS_RETRY_WAIT;
 		a->letter_retries = 0;
 		if (error && (a->opening || ks_is_general(error)))

@@ -9,7 +9,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "apply/metadata.h"
-#include "apply/target.h"
+#include "apply/sink.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
@@ -50,7 +50,7 @@ invalidate(Datum arg, Oid relid)
 	}
 }
 
-/* A role's memberships changed: the right to write is to be checked anew. */
+/* A role's memberships changed, or a foreign server's options: the right to write, and where to, are to be checked anew. */
 static void
 invalidate_all(Datum arg, int cacheid, uint32 hashvalue)
 {
@@ -85,6 +85,8 @@ ks_target_create(const KsSubscription *subscription, const KsTarget *target, Oid
 		CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, invalidate_all, (Datum) 0);
 		CacheRegisterSyscacheCallback(AUTHOID, invalidate_all, (Datum) 0);
 		CacheRegisterSyscacheCallback(TYPEOID, invalidate_all, (Datum) 0);
+		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, invalidate_all, (Datum) 0);
+		CacheRegisterSyscacheCallback(USERMAPPINGOID, invalidate_all, (Datum) 0);
 		registered = true;
 	}
 	old = MemoryContextSwitchTo(TopMemoryContext);
@@ -202,41 +204,69 @@ index_fits(Relation index, const bool *wanted, int nwanted)
 	return true;
 }
 
-/* Fills in how one key column is compared, hashed and looked up. */
+/* Fills in how a key column, whose index and collation are known, is compared and hashed. */
 static void
-describe_key_column(KsTargetTable *t, KsKeyColumn *k, Relation index, int position, TupleDesc desc)
+describe_equality(KsTargetTable *t, KsKeyColumn *k, Oid operator, TupleDesc desc)
 {
-	Oid			opfamily = index->rd_opfamily[position];
-	Oid			optype = index->rd_opcintype[position];
-	Oid			operator = get_opfamily_member(opfamily, optype, optype, BTEqualStrategyNumber);
+	Form_pg_attribute att = TupleDescAttr(desc, k->index);
 	HeapTuple	tuple;
 	Form_pg_operator form;
 	TypeCacheEntry *type;
 
-	k->index = index->rd_index->indkey.values[position] - 1;
-	k->collation = index->rd_indcollation[position];
-	k->typlen = TupleDescAttr(desc, k->index)->attlen;
-	k->typbyval = TupleDescAttr(desc, k->index)->attbyval;
+	k->typlen = att->attlen;
+	k->typbyval = att->attbyval;
 	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
 	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "missing equality operator in operator family %u", opfamily);
+		elog(ERROR, "missing equality operator of column \"%s\"", NameStr(att->attname));
 	form = (Form_pg_operator) GETSTRUCT(tuple);
 	k->equal_operator = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(form->oprnamespace)),
 								 NameStr(form->oprname));
 	fmgr_info_cxt(form->oprcode, &k->equal, t->context);
-	ScanKeyEntryInitialize(&t->scan_keys[position], 0, position + 1, BTEqualStrategyNumber, InvalidOid,
-						   k->collation, form->oprcode, (Datum) 0);
 	ReleaseSysCache(tuple);
 
 	/* Only the hash that goes with that very equality will do. */
-	type = lookup_type_cache(TupleDescAttr(desc, k->index)->atttypid, TYPECACHE_HASH_PROC_FINFO | TYPECACHE_EQ_OPR);
+	type = lookup_type_cache(att->atttypid, TYPECACHE_HASH_PROC_FINFO | TYPECACHE_EQ_OPR);
 	if (OidIsValid(type->hash_proc) && type->eq_opr == operator)
 		fmgr_info_cxt(type->hash_proc, &k->hash, t->context);
 	else
 		k->hash.fn_oid = InvalidOid;
 }
 
-/* Finds the key's unique index and describes the key by it. */
+/* Fills in how a key column is compared, hashed and looked up in the key's index. */
+static void
+describe_key_column(KsTargetTable *t, KsKeyColumn *k, Relation index, int position, TupleDesc desc)
+{
+	Oid			opfamily = index->rd_opfamily[position];
+	Oid			optype = index->rd_opcintype[position];
+
+	k->index = index->rd_index->indkey.values[position] - 1;
+	k->collation = index->rd_indcollation[position];
+	describe_equality(t, k, get_opfamily_member(opfamily, optype, optype, BTEqualStrategyNumber), desc);
+	ScanKeyEntryInitialize(&t->scan_keys[position], 0, position + 1, BTEqualStrategyNumber, InvalidOid,
+						   k->collation, k->equal.fn_oid, (Datum) 0);
+}
+
+/* The key of a foreign table, which has no index here: columns are equal as their types have it. */
+static void
+describe_foreign_key(KsTargetTable *t, TupleDesc desc)
+{
+	for (int i = 0; i < t->nkeys; i++)
+	{
+		KsKeyColumn *k = &t->keys[i];
+		TypeCacheEntry *type;
+
+		k->index = column_by_name(t, t->target->keys[i]);
+		k->collation = TupleDescAttr(desc, k->index)->attcollation;
+		type = lookup_type_cache(TupleDescAttr(desc, k->index)->atttypid, TYPECACHE_EQ_OPR);
+		if (!OidIsValid(type->eq_opr))
+			unusable(t, ERRCODE_UNDEFINED_FUNCTION,
+					 psprintf("the type of its key column \"%s\" has no equality", t->columns[k->index].name),
+					 "Choose another key.");
+		describe_equality(t, k, type->eq_opr, desc);
+	}
+}
+
+/* Describes the key: by its unique index, which it finds, but for foreign tables. */
 static void
 describe_key(KsTargetTable *t, Relation rel)
 {
@@ -259,6 +289,14 @@ describe_key(KsTargetTable *t, Relation rel)
 		wanted[index] = true;
 		t->columns[index].key = true;
 	}
+	t->nkeys = t->target->nkeys;
+	t->keys = palloc0(sizeof(KsKeyColumn) * Max(t->nkeys, 1));
+	t->scan_keys = NULL;
+	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
+	{
+		describe_foreign_key(t, RelationGetDescr(rel));
+		return;
+	}
 	indexes = RelationGetIndexList(rel);
 	foreach(lc, indexes)
 	{
@@ -273,8 +311,6 @@ describe_key(KsTargetTable *t, Relation rel)
 		unusable(t, ERRCODE_INVALID_COLUMN_REFERENCE, "it has no valid, immediate unique index over the key columns",
 				 "Add a primary key or a unique constraint that is not deferrable over them.");
 
-	t->nkeys = t->target->nkeys;
-	t->keys = palloc0(sizeof(KsKeyColumn) * t->nkeys);
 	t->scan_keys = palloc0(sizeof(ScanKeyData) * t->nkeys);
 	{
 		Relation	index = index_open(t->key_index, AccessShareLock);
@@ -392,8 +428,12 @@ describe(KsTargetTable *t)
 	t->qualified = pstrdup(quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
 													  RelationGetRelationName(rel)));
 	t->owner = rel->rd_rel->relowner;
-	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE &&
+		rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
 		unusable(t, ERRCODE_WRONG_OBJECT_TYPE, "it is not a table", "Name a table.");
+	t->sink = ks_sink_for(t->relid);
+	if (t->sink == NULL)
+		unusable(t, ERRCODE_FEATURE_NOT_SUPPORTED, "foreign tables of this wrapper cannot be written", "Name another table.");
 	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		unusable(t, ERRCODE_WRONG_OBJECT_TYPE, "it is a temporary table", "Name a permanent table.");
 	describe_columns(t, RelationGetDescr(rel));
@@ -403,6 +443,8 @@ describe(KsTargetTable *t)
 	t->converter = ks_converter_create(RelationGetDescr(rel), t->format, own_column_types(t),
 									   t->nkeys == 1 ? t->keys[0].index : -1);
 	describe_metadata(t);
+	if (t->sink->describe)
+		t->sink->describe(t);
 	MemoryContextSwitchTo(old);
 	t->version++;
 	t->valid = true;
@@ -428,6 +470,15 @@ ks_target_close(KsTargetTable *t)
 {
 	table_close(t->rel, NoLock);
 	t->rel = NULL;
+}
+
+/* See target.h. */
+void
+ks_target_abandon(KsTargetTable *t)
+{
+	t->rel = NULL;
+	if (t->sink && t->sink->abandon)
+		t->sink->abandon(t);
 }
 
 /* Hash of the bytes of a value whose type has no hash function for its equality. */

@@ -35,6 +35,9 @@ typedef struct KsKeyColumn
 	bool		typbyval;
 } KsKeyColumn;
 
+typedef struct KsSinkOps KsSinkOps;
+typedef struct KsProgress KsProgress;
+
 typedef struct KsTargetTable
 {
 	/* fixed */
@@ -47,6 +50,8 @@ typedef struct KsTargetTable
 	bool		shares_types;	/* column_types may name columns of other targets */
 	const char *metadata_columns;
 	MemoryContext parent;
+	void	   *sink_state;		/* the sink's own, which outlives descriptions */
+	KsProgress *progress;		/* what the other side remembers; NULL: it does not */
 
 	/* the description, in "context" */
 	bool		valid;
@@ -58,8 +63,10 @@ typedef struct KsTargetTable
 	KsTargetColumn *columns;
 	Bitmapset  *written;		/* attnums of writable columns, offset by FirstLowInvalidHeapAttributeNumber */
 	int			nkeys;
-	KsKeyColumn *keys;			/* in the order of the index */
-	Oid			key_index;
+	KsKeyColumn *keys;			/* in the order of the index, or as they were given */
+	const KsSinkOps *sink;		/* that writes it */
+	void	   *sink_description;	/* the sink's own */
+	Oid			key_index;		/* InvalidOid: a foreign table */
 	ScanKeyData *scan_keys;		/* sk_argument to be filled in */
 	bool		direct;			/* rows can be written below SQL, see direct_sink.c */
 	bool		runs_code;		/* making values of its columns may run code of users: constraints of domains */
@@ -85,6 +92,9 @@ extern KsTargetTable *ks_target_create(const KsSubscription *subscription, const
 extern void ks_target_open(KsTargetTable *target);
 /* Closes it; its lock is held until the transaction ends. */
 extern void ks_target_close(KsTargetTable *target);
+
+/* The transaction was rolled back, or is to be: forgets what was open in it, and has the sink do so. */
+extern void ks_target_abandon(KsTargetTable *target);
 
 /* Hash of a key's values and equality of two, both indexed by attribute. */
 extern uint32 ks_target_hash_key(KsTargetTable *target, const Datum *values);

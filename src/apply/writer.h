@@ -14,6 +14,23 @@
 #include "apply/target.h"
 #include "event/parser.h"
 
+/*
+ * The positions that go with messages.  stage() is told which messages (from, count) the transaction covers, and whether
+ * they are all there are; write() writes inside the transaction and returns false if the positions were moved by
+ * somebody else; finish() tells how it ended.
+ */
+typedef struct KsPositions
+{
+	void	   *arg;
+	/* Was a message applied before, says the position that its producer gave it?  If not, it is noted as the last one. */
+	bool		(*repeated) (void *arg, int number);
+	void		(*stage) (void *arg, int from, int count, bool all);
+	bool		(*write) (void *arg);
+	void		(*finish) (void *arg, bool committed);
+	/* Tells offsets of a message's partition from those of other times, before it began anew. */
+	int64		(*generation) (void *arg, int number);
+} KsPositions;
+
 /* What the writers of a subscription share. */
 typedef struct KsRun
 {
@@ -22,10 +39,16 @@ typedef struct KsRun
 	int			current;		/* message that is being worked on, or is to blame for an error; -1 = not known */
 	const char *stage;			/* what is being done: parse | convert | query | apply; a writer may refine it */
 	bool		retrying;		/* a dead letter is applied: neither its position nor its time make it a duplicate or late */
+	int64		letter;			/* its id; 0 = none */
 	bool		rebuilding;		/* targets are being read again: dead letters are of concern to their tables after that only */
 	uint64		row;			/* grows with every row that is handed to the writers */
 	uint64		dropped;		/* late events that the transaction under way leaves out for good */
 	bool		duplicate;		/* the message that is being worked on was applied before, says its position */
+	const KsPositions *positions;
+	int			from;			/* number of the first message of the attempt, for positions */
+	const KsMessage *messages;	/* that are written */
+	int			nmessages;
+	bool		unreachable;	/* the other side of a foreign target cannot be reached: no message is at fault */
 	int			nest_level;		/* of settings, while writers work; see ks_run_settle */
 	struct KsBatchRelation *relation;	/* what the queries of targets read; NULL where no target has one */
 } KsRun;

@@ -15,6 +15,7 @@
 
 #define BATCH_BYTES (8 * 1024 * 1024)
 #define RETRY_WAIT_MS 200
+#define OUTAGE_WAIT_MS 5000		/* at most, between attempts to reach the other side of a foreign target */
 
 /* KsPositions: was a message applied before? */
 static bool
@@ -56,6 +57,13 @@ finish(void *arg, bool committed)
 	ks_offsets_finish(f->offsets, committed);
 }
 
+/* KsPositions: the number that a partition's row has had since it began anew. */
+static int64
+generation(void *arg, int number)
+{
+	return ((KsFeed *) arg)->consumer->owners[number]->generation;
+}
+
 /* See feed.h. */
 KsFeed *
 ks_feed_create(const KsSubscription *subscription, const KsServer *server, KsOffsets *offsets, TimestampTz *pace)
@@ -73,7 +81,7 @@ ks_feed_create(const KsSubscription *subscription, const KsServer *server, KsOff
 void
 ks_feed_start(KsFeed *f, const KsApplyTarget *targets, int ntargets)
 {
-	KsPositions positions = {f, repeated, stage, write_positions, finish};
+	KsPositions positions = {f, repeated, stage, write_positions, finish, generation};
 
 	f->apply = ks_apply_create(f->subscription, targets, ntargets, positions);
 	f->apply->run.rebuilding = f->consumer->rebuild;
@@ -149,6 +157,13 @@ ripe(const KsFeed *f, bool more)
 	return TimestampDifferenceExceeds(f->batch_since, GetCurrentTimestamp(), wait);
 }
 
+/* How long to wait before the next attempt: longer and longer while the other side of a target is away. */
+static int
+retry_wait(const KsFeed *f)
+{
+	return f->apply->outages == 0 ? RETRY_WAIT_MS : Min(RETRY_WAIT_MS << Min(f->apply->outages, 10), OUTAGE_WAIT_MS);
+}
+
 /* Applies what has been collected. False: the positions were moved by somebody else. */
 static bool
 apply_collected(KsFeed *f)
@@ -167,7 +182,7 @@ apply_collected(KsFeed *f)
 	if (done > 0 || result == KS_APPLY_DONE)
 		account(f, done, before - c->bytes);
 	if (f->holding)
-		f->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_WAIT_MS);
+		f->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), retry_wait(f));
 	f->batch_since = c->count > 0 ? GetCurrentTimestamp() : 0;
 	return true;
 }
@@ -236,6 +251,13 @@ ks_feed_pass(KsFeed *f, bool *more)
 	}
 	else
 		*more = false;
+	if (f->apply->trouble[0] && !f->holding && c->count == 0 && now >= pause_end(f))
+	{
+		/* nothing to write: is it there again? */
+		ks_apply_probe(f->apply);
+		if (f->apply->trouble[0])
+			f->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), retry_wait(f));
+	}
 	if (f->retries)
 		retry_letters(f);
 	if (c->stale)
@@ -283,6 +305,8 @@ ks_feed_trouble(const KsFeed *f, char *text)
 				 c->client->last_error[0] ? c->client->last_error : "no broker is connected");
 	else if (c->missing[0])
 		snprintf(text, KS_DETAIL_SIZE, "topic \"%s\" does not exist", c->missing);
+	else if (f->apply && f->apply->trouble[0])
+		strlcpy(text, f->apply->trouble, KS_DETAIL_SIZE);
 	else if (f->holding)
 		snprintf(text, KS_DETAIL_SIZE, "a message waits for a row that it refers to, or for a lock");
 	else

@@ -22,6 +22,7 @@
 #include "consume/topic_facts.h"
 #include "control/definitions.h"
 #include "control/rebuild_sql.h"
+#include "control/foreign_table.h"
 #include "control/worker.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
@@ -42,6 +43,25 @@ is_live(const KsConsumer *c)
 	return strcmp(c->offsets->table, KS_LIVE_POSITIONS) == 0;
 }
 
+/* Is one of the targets a foreign table, which cannot be read again? */
+static bool
+has_foreign_target(const KsSubscription *s)
+{
+	bool		found = false;
+	bool		own = !IsTransactionState();
+	MemoryContext old = CurrentMemoryContext;
+	ListCell   *lc;
+
+	if (own)
+		StartTransactionCommand();
+	foreach(lc, s->targets)
+		found = found || ks_table_kind(((KsTarget *) lfirst(lc))->relid) != KS_TABLE_LOCAL;
+	if (own)
+		CommitTransactionCommand();
+	MemoryContextSwitchTo(old);
+	return found;
+}
+
 /*
  * Option "on_gap": has all targets read again from what the log holds, instead of ending with an error.  Returns where
  * that is not wanted or not possible; else the worker begins anew with the rebuild.
@@ -51,7 +71,7 @@ ks_on_gap(const KsConsumer *c, const KsOffset *o, const char *reason)
 {
 	const KsSubscription *s = c->subscription;
 
-	if (!is_live(c) || strcmp(s->options->text_value[KS_OPT_ON_GAP], "rebuild") != 0)
+	if (!is_live(c) || strcmp(s->options->text_value[KS_OPT_ON_GAP], "rebuild") != 0 || has_foreign_target(s))
 		return;
 	if (IsTransactionState())
 		AbortOutOfAnyTransaction();

@@ -100,7 +100,7 @@ read_positions(KsOffsets *offsets, const char *only_topic, int32 only_partition)
 	if (SPI_execute_with_args(psprintf("SELECT topic, partition, next_offset, last_offset, last_timestamp, last_checksum, "
 									   "producers%s FROM kafka.%s WHERE subscription_id = $1 "
 									   "AND ($2 IS NULL OR topic = $2 AND partition = $3) ORDER BY topic, partition",
-									   is_live(offsets) ? ", read_at, topic_id" : "", offsets->table),
+									   is_live(offsets) ? ", read_at, topic_id, generation" : "", offsets->table),
 							  3, types, values, nulls, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kafka.%s", offsets->table);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -134,6 +134,7 @@ read_positions(KsOffsets *offsets, const char *only_topic, int32 only_partition)
 			d = SPI_getbinval(tuple, desc, 9, &null);
 			if (!null)
 				strlcpy(o->topic_id, TextDatumGetCString(d), sizeof(o->topic_id));
+			o->generation = DatumGetInt64(SPI_getbinval(tuple, desc, 10, &null));
 		}
 		d = SPI_getbinval(tuple, desc, 4, &null);
 		if (null)

@@ -21,6 +21,7 @@ typedef struct KsOffset
 	char	   *topic;
 	int32		partition;
 	int64		stored;			/* next_offset in the table */
+	int64		generation;		/* of the row in the table: another one when the partition begins anew, see apply/progress.h */
 	int64		read;			/* handed out by the consumer, or stepped over, up to here */
 	int64		last_offset;	/* of the last message applied, -1 = none */
 	int64		last_timestamp_ms;

@@ -7,6 +7,7 @@
 #include "commands/trigger.h"
 #include "compat/pg_compat.h"
 #include "control/definitions.h"
+#include "control/foreign_table.h"
 #include "control/rebuild_sql.h"
 #include "control/shmem.h"
 #include "kafka/log_position.h"
@@ -345,6 +346,11 @@ ks_rebuild_subscription(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("subscription \"%s\" has no target", name)));
+	foreach(lc, s->targets)
+		if (!OidIsValid(target) || ((KsTarget *) lfirst(lc))->relid == target)
+			ks_foreign_refuse_rebuild(((KsTarget *) lfirst(lc))->relid,
+									  "Rebuild the other targets one by one; to have this one written again, use "
+									  "kafka.seek_subscription.");
 	/* Kafka first, so that the worker is not held up by a slow broker */
 	if (!force)
 		ks_rebuild_check(s, target, "Pass force => true to read what is left.");

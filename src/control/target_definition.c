@@ -12,6 +12,7 @@
 #include "catalog/pg_type.h"
 #include "compat/pg_compat.h"
 #include "control/definitions.h"
+#include "control/foreign_table.h"
 #include "control/target_definition.h"
 #include "control/target_view.h"
 #include "miscadmin.h"
@@ -93,6 +94,16 @@ resolve_key(Relation rel, List *asked)
 		if (key != NIL)
 			break;
 	}
+	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
+	{
+		/* its unique indexes are elsewhere, and known there only */
+		if (asked == NIL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("target \"%s\" is a foreign table: its key is not known", RelationGetRelationName(rel)),
+					 errhint("Name the columns of its primary key, or of another unique index of the table behind it, as key.")));
+		return asked;
+	}
 	if (key == NIL && asked == NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -110,17 +121,12 @@ resolve_key(Relation rel, List *asked)
 static void
 check_table(Relation rel, Oid owner)
 {
-	if (rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("target \"%s\" is a foreign table", RelationGetRelationName(rel)),
-				 errdetail("Foreign tables cannot be targets in this version."),
-				 errhint("A target is an ordinary or a partitioned table.")));
-	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+	if (rel->rd_rel->relkind != RELKIND_RELATION && rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE &&
+		rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("target \"%s\" is not a table", RelationGetRelationName(rel)),
-				 errhint("A target is an ordinary or a partitioned table.")));
+				 errhint("A target is an ordinary, partitioned or foreign table.")));
 	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -454,6 +460,7 @@ ks_target_check(const KsTargetRequest *request, Oid owner, Datum *key)
 	if (strcmp(request->mode, "merge") == 0)
 		check_merge(rel, request, names);
 	options = check_options(rel, request, names);
+	ks_foreign_check(rel, request->mode, options);
 	check_target_free(request->relid);
 	table_close(rel, NoLock);
 

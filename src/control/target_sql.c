@@ -5,6 +5,7 @@
 
 #include "catalog/pg_type.h"
 #include "control/definitions.h"
+#include "control/foreign_table.h"
 #include "control/rebuild_sql.h"
 #include "control/shmem.h"
 #include "control/target_definition.h"
@@ -80,6 +81,9 @@ check_can_hydrate(const KsSubscription *s, const KsTargetRequest *request, bool 
 	KsTarget	target = {request->relid, unconstify(char *, request->mode)};
 
 	with_it.targets = list_make1(&target);
+	if (moved)
+		ks_foreign_refuse_rebuild(request->relid, "The subscription has moved already: with option \"hydrate\": false the target "
+								  "begins with the next message.");
 	if (moved)
 		ks_rebuild_check(&with_it, request->relid, "Option \"hydrate\": false lets the target begin with the next message; "
 						 "kafka.rebuild_subscription with force => true then reads what is left.");

@@ -1,0 +1,133 @@
+/*
+ * foreign_table.c: see foreign_table.h.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_proc.h"
+#include "control/foreign_table.h"
+#include "foreign/fdwapi.h"
+#include "foreign/foreign.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+/* What can be done with tables of a kind. */
+static const struct
+{
+	bool		writable;		/* we have a way of writing them */
+	bool		append;
+	bool		merge;
+}			kinds[] = {
+	[KS_TABLE_LOCAL] = {true, true, true},
+	[KS_TABLE_POSTGRES] = {false, false, false},
+	[KS_TABLE_KAFKA] = {false, false, false},
+	[KS_TABLE_GENERIC] = {false, false, false},
+};
+
+/* The wrapper of a foreign table. */
+static ForeignDataWrapper *
+wrapper_of(Oid relid)
+{
+	return GetForeignDataWrapper(GetForeignServer(GetForeignTable(relid)->serverid)->fdwid);
+}
+
+/* Is a wrapper's handler this C function of this library, whatever the wrapper's name is? */
+static bool
+is_handler(const ForeignDataWrapper *wrapper, const char *function, const char *library)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(wrapper->fdwhandler));
+	Datum		value;
+	bool		isnull;
+	bool		result = false;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	value = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &isnull);
+	if (!isnull && strcmp(TextDatumGetCString(value), function) == 0)
+	{
+		value = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_probin, &isnull);
+		result = !isnull && strstr(TextDatumGetCString(value), library) != NULL;
+	}
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/* See foreign_table.h. */
+KsTableKind
+ks_table_kind(Oid relid)
+{
+	ForeignDataWrapper *wrapper;
+
+	if (get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE)
+		return KS_TABLE_LOCAL;
+	wrapper = wrapper_of(relid);
+	if (is_handler(wrapper, "postgres_fdw_handler", "postgres_fdw"))
+		return KS_TABLE_POSTGRES;
+	if (is_handler(wrapper, "ks_fdw_handler", "pg_kafka_sync"))
+		return KS_TABLE_KAFKA;
+	return KS_TABLE_GENERIC;
+}
+
+/* Can the wrapper write all that a target needs: rows that come, change and go (append: that come)? */
+static bool
+is_updatable(Relation rel, bool append)
+{
+	FdwRoutine *routine = GetFdwRoutineForRelation(rel, false);
+	int			needed = append ? 1 << CMD_INSERT : (1 << CMD_INSERT) | (1 << CMD_DELETE);
+	int			events;
+
+	if (routine->IsForeignRelUpdatable)
+		events = routine->IsForeignRelUpdatable(rel);
+	else
+		events = (routine->ExecForeignInsert ? 1 << CMD_INSERT : 0) | (routine->ExecForeignDelete ? 1 << CMD_DELETE : 0);
+	return (events & needed) == needed;
+}
+
+/* See foreign_table.h. */
+void
+ks_foreign_check(Relation rel, const char *mode, const KsOptions *options)
+{
+	Oid			relid = RelationGetRelid(rel);
+	KsTableKind kind = ks_table_kind(relid);
+	const char *wrapper;
+	bool		append = strcmp(mode, "append") == 0;
+	bool		merge = strcmp(mode, "merge") == 0;
+
+	if (kind == KS_TABLE_LOCAL)
+		return;
+	wrapper = wrapper_of(relid)->fdwname;
+	if (!kinds[kind].writable)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("target \"%s\" is a foreign table", RelationGetRelationName(rel)),
+				 errdetail("Foreign tables of foreign-data wrapper \"%s\" cannot be targets in this version.", wrapper),
+				 errhint("A target is an ordinary or a partitioned table.")));
+	/* our own wrapper cannot delete rows, but writes tombstones */
+	if (kind != KS_TABLE_KAFKA && !is_updatable(rel, append))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("foreign table \"%s\" cannot be written", RelationGetRelationName(rel)),
+				 errdetail("Foreign-data wrapper \"%s\", or an option of the table or its server, does not allow it.", wrapper),
+				 errhint("See the wrapper's options, such as \"updatable\".")));
+	if ((append && !kinds[kind].append) || (merge && !kinds[kind].merge))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("target \"%s\" is a foreign table of foreign-data wrapper \"%s\", for which there is no mode %s",
+						RelationGetRelationName(rel), wrapper, mode),
+				 errdetail("After a crash messages would be written again, since the other side does not remember which it has."),
+				 errhint("Mode upsert can be written again without harm.")));
+}
+
+/* See foreign_table.h. */
+void
+ks_foreign_refuse_rebuild(Oid relid, const char *hint)
+{
+	if (ks_table_kind(relid) == KS_TABLE_LOCAL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("target \"%s\" is a foreign table, which cannot be read again from the log", get_rel_name(relid)),
+			 errhint("%s", hint)));
+}
