@@ -86,6 +86,7 @@ init_change(KsEmitter *emitter, KsChange *change, const KsRelation *rel, KsOp op
 	change->commit_time = emitter->origin.commit_time;
 	change->snapshot = emitter->origin.snapshot;
 	change->origin = emitter->origin.origin;
+	change->origin_lsn = emitter->origin.origin_lsn;
 }
 
 /* Writes a number in hex digits, at least "width" of them; returns how many. */

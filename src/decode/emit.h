@@ -20,6 +20,7 @@ typedef struct KsEmitOrigin
 	TimestampTz commit_time;
 	uint64		first_ordinal;
 	uint16		origin;
+	XLogRecPtr	origin_lsn;
 	const char *snapshot;
 } KsEmitOrigin;
 

@@ -80,6 +80,7 @@ plugin_begin(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
 	origin.position_lsn = txn->final_lsn;
 	origin.commit_time = txn->xact_time.commit_time;
 	origin.origin = txn->origin_id;
+	origin.origin_lsn = txn->origin_lsn;
 	origin.snapshot = "false";
 	plugin->full_xid = 0;
 	ks_emit_begin(plugin->emitter, &origin);

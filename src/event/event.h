@@ -84,6 +84,7 @@ typedef struct KsChange
 	uint64		ordinal;		/* of the event in its transaction, from 0 */
 	const char *snapshot;		/* Debezium's source.snapshot: "false", "true", "first", "last" ... */
 	uint16		origin;			/* replication origin id of the transaction, 0 = local */
+	XLogRecPtr	origin_lsn;		/* its commit there, Invalid if it was not told */
 	/* KS_OP_MESSAGE only */
 	const char *prefix;
 	const char *content;

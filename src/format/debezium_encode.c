@@ -60,6 +60,7 @@ typedef struct DbzEncoder
 	XLogRecPtr	prev_commit_lsn;
 	TimestampTz commit_time;
 	uint16		origin;
+	XLogRecPtr	origin_lsn;
 	char		snapshot[32];
 	StringInfoData before_sequence_lsn; /* ,"source":{ ... "sequence":"[ ... \" */
 	StringInfoData before_lsn;	/* \"]" ... "lsn": */
@@ -287,7 +288,8 @@ prepare_source(DbzEncoder *encoder, const KsChange *change)
 	if (encoder->source_valid && encoder->source_relation == state->id &&
 		encoder->commit_lsn == change->commit_lsn && encoder->xid == change->xid &&
 		encoder->commit_time == change->commit_time && encoder->prev_commit_lsn == change->prev_commit_lsn &&
-		encoder->origin == change->origin && strcmp(encoder->snapshot, snapshot) == 0)
+		encoder->origin == change->origin && encoder->origin_lsn == change->origin_lsn &&
+		strcmp(encoder->snapshot, snapshot) == 0)
 		return;
 
 	encoder->source_valid = false;
@@ -298,6 +300,7 @@ prepare_source(DbzEncoder *encoder, const KsChange *change)
 	encoder->commit_time = change->commit_time;
 	encoder->prev_commit_lsn = change->prev_commit_lsn;
 	encoder->origin = change->origin;
+	encoder->origin_lsn = change->origin_lsn;
 	strlcpy(encoder->snapshot, snapshot, sizeof(encoder->snapshot));
 
 	resetStringInfo(out);
@@ -347,7 +350,12 @@ prepare_source(DbzEncoder *encoder, const KsChange *change)
 	}
 	else
 		ks_put_literal(out, "null");
-	ks_put_literal(out, ",\"origin_lsn\":null},\"transaction\":null");
+	ks_put_literal(out, ",\"origin_lsn\":");
+	if (change->origin_lsn != InvalidXLogRecPtr)
+		ks_put_uint64(out, change->origin_lsn);
+	else
+		ks_put_literal(out, "null");
+	ks_put_literal(out, "},\"transaction\":null");
 	encoder->source_valid = true;
 }
 

@@ -401,7 +401,7 @@ def test_origin_of_own_subscriptions_is_skipped(db, kafka):
     p = prefix()
     db.q("CREATE TABLE t (id int PRIMARY KEY)")
     create(db, "p", "FOR TABLE t", p)
-    create(db, "any", "FOR TABLE t", p + "a", options='{"origin": "any"}')
+    create(db, "any", "FOR TABLE t", p + "a", format="debezium", options='{"origin": "any"}')
     # names that begin with pg_ cannot be made by hand
     db.q("SELECT pg_replication_origin_create('kafka_sync_test_x'), pg_replication_origin_create('foreign_x')")
     db.q("SET allow_system_table_mods = on; UPDATE pg_replication_origin SET roname = 'pg_kafka_sync_test_x' "
@@ -412,13 +412,17 @@ def test_origin_of_own_subscriptions_is_skipped(db, kafka):
             c.execute("INSERT INTO t VALUES (1)")
             c.execute("SELECT pg_replication_origin_session_reset()")
             c.execute("SELECT pg_replication_origin_session_setup('foreign_x')")
-            c.execute("INSERT INTO t VALUES (2)")
+            with c.transaction():
+                c.execute("SELECT pg_replication_origin_xact_setup('0/1A2B3C', now())")
+                c.execute("INSERT INTO t VALUES (2)")
             c.execute("SELECT pg_replication_origin_session_reset()")
             c.execute("INSERT INTO t VALUES (3)")
         sync(db, "p")
         sync(db, "any")
         assert set(state_of(kafka.consume(f"{p}.public.t"))) == {2, 3}
-        assert set(state_of(kafka.consume(f"{p}a.public.t"))) == {1, 2, 3}
+        sources = {m.json["after"]["id"]: m.json["source"] for m in kafka.consume(f"{p}a.public.t")}
+        assert [(sources[i]["origin"], sources[i]["origin_lsn"]) for i in (1, 2, 3)] == [
+            ("pg_kafka_sync_test_x", None), ("foreign_x", 0x1A2B3C), (None, None)]
     finally:
         db.q("SELECT pg_replication_origin_drop('pg_kafka_sync_test_x'), pg_replication_origin_drop('foreign_x')")
 
