@@ -2,7 +2,8 @@
  * topic_send.c: see topic_send.h.
  *
  * A producer with a transactional id of its own is kept per login for the rest of the session: fetching one for every
- * commit would cost several times what the commit does.  After any error it is given up.
+ * commit would cost several times what the commit does.  After any error it is given up, but not its id: if brokers that
+ * were away could not be told to abort, the first thing that the next producer of that id does is just that.
  */
 #include "postgres.h"
 
@@ -35,37 +36,31 @@ typedef struct Sender
 	MemoryContext context;
 	KsServer   *server;
 	Oid			role;
-	KsTransactional *producer;
+	char		id[128];		/* transactional */
+	KsTransactional *producer;	/* NULL: given up */
 } Sender;
 
 /* Kept for the next transaction, and in use for this one, newest first. */
 static dlist_head senders = DLIST_STATIC_INIT(senders);
 static int	nsenders = 0;
 
-/* Gives a producer up. */
+/* Gives a sender's producer up. */
+static void
+give_up_producer(Sender *sender)
+{
+	if (sender->producer)
+		ks_transactional_destroy(sender->producer);
+	sender->producer = NULL;
+}
+
+/* Gives a login up. */
 static void
 forget_sender(Sender *sender)
 {
+	give_up_producer(sender);
 	dlist_delete(&sender->node);
 	nsenders--;
-	if (sender->producer)
-		ks_transactional_destroy(sender->producer);
 	MemoryContextDelete(sender->context);
-}
-
-/* Makes the producer. */
-static void
-make_producer(Sender *sender, int timeout_ms)
-{
-	char		id[128];
-	uint64		random;
-
-	if (!pg_strong_random(&random, sizeof(random)))
-		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not make a random number")));
-	/* no other session has it, now or later: nothing is taken over from anybody */
-	snprintf(id, sizeof(id), "pg_kafka_sync.insert." UINT64_FORMAT ".%u.%d." UINT64_FORMAT,
-			 GetSystemIdentifier(), MyDatabaseId, MyProcPid, random);
-	sender->producer = ks_transactional_create(sender->server, id, timeout_ms, WAIT_NAME);
 }
 
 /* Is a sender one for this target's login? */
@@ -94,33 +89,40 @@ find_sender(const KsOutboxTarget *target, int timeout_ms)
 	MemoryContext context;
 	MemoryContext former;
 	Sender	   *sender;
-	dlist_mutable_iter iter;
+	uint64		random;
+	dlist_iter	iter;
 
-	dlist_foreach_modify(iter, &senders)
+	dlist_foreach(iter, &senders)
 	{
 		sender = dlist_container(Sender, node, iter.cur);
 		if (!sender_fits(sender, target))
 			continue;
-		if (sender->producer && (sender->producer->timeout_ms >= timeout_ms || sender->producer->begun))
-			return sender;
-		forget_sender(sender);
-		break;
+		if (sender->producer && sender->producer->timeout_ms < timeout_ms && !sender->producer->begun)
+			give_up_producer(sender);
+		if (sender->producer == NULL)
+			sender->producer = ks_transactional_create(sender->server, sender->id, timeout_ms, WAIT_NAME);
+		return sender;
 	}
 	if (!registered)
 	{
 		before_shmem_exit(abort_at_exit, (Datum) 0);
 		registered = true;
 	}
+	if (!pg_strong_random(&random, sizeof(random)))
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not make a random number")));
 	context = AllocSetContextCreate(TopMemoryContext, "pg_kafka_sync sender", ALLOCSET_SMALL_SIZES);
 	former = MemoryContextSwitchTo(context);
 	sender = palloc0(sizeof(Sender));
 	sender->context = context;
 	sender->server = ks_server_copy(target->server);
 	sender->role = target->role;
+	/* no other session has it, now or later: nothing is taken over from anybody */
+	snprintf(sender->id, sizeof(sender->id), "pg_kafka_sync.insert." UINT64_FORMAT ".%u.%d." UINT64_FORMAT,
+			 GetSystemIdentifier(), MyDatabaseId, MyProcPid, random);
 	MemoryContextSwitchTo(former);
 	dlist_push_head(&senders, &sender->node);
 	nsenders++;
-	make_producer(sender, timeout_ms);
+	sender->producer = ks_transactional_create(sender->server, sender->id, timeout_ms, WAIT_NAME);
 	return sender;
 }
 
@@ -190,27 +192,25 @@ commit(Sender *sender)
 static void
 abort_all(void)
 {
-	dlist_mutable_iter iter;
+	dlist_iter	iter;
 
-	dlist_foreach_modify(iter, &senders)
+	dlist_foreach(iter, &senders)
 	{
 		Sender	   *sender = dlist_container(Sender, node, iter.cur);
 
-		if (sender->producer == NULL || sender->producer->begun || !sender->producer->ready)
+		if (sender->producer == NULL || (sender->producer->ready && !sender->producer->begun))
+			continue;
+		PG_TRY();
 		{
-			PG_TRY();
-			{
-				if (sender->producer)
-					ks_transactional_abort(sender->producer, ABORT_MS);
-			}
-			PG_CATCH();
-			{
-				/* a transaction that is not aborted ends by its timeout */
-				FlushErrorState();
-			}
-			PG_END_TRY();
-			forget_sender(sender);
+			ks_transactional_abort(sender->producer, ABORT_MS);
 		}
+		PG_CATCH();
+		{
+			/* a transaction that is not aborted ends by its timeout, or when the next producer of its id begins */
+			FlushErrorState();
+		}
+		PG_END_TRY();
+		give_up_producer(sender);
 	}
 }
 
@@ -267,6 +267,9 @@ ks_topic_send(void)
 	int			timeout_ms = Min(MAX_TIMEOUT_MS, BASE_TIMEOUT_MS + ks_outbox_size() / BYTES_PER_SECOND * 1000);
 	dlist_iter	iter;
 
+	/* few sessions write with many logins */
+	while (nsenders > MAX_SENDERS)
+		forget_sender(dlist_container(Sender, node, dlist_tail_node(&senders)));
 	PG_TRY();
 	{
 		produce_all(timeout_ms);
@@ -295,9 +298,6 @@ ks_topic_send(void)
 	}
 	PG_END_TRY();
 
-	/* few sessions write with many logins */
-	while (nsenders > MAX_SENDERS)
-		forget_sender(dlist_container(Sender, node, dlist_tail_node(&senders)));
 	MemoryContextSwitchTo(former);
 	MemoryContextDelete(context);
 }

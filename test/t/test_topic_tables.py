@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 from conftest import wait_until
+from kafka_proxy import FETCH, LIST_OFFSETS, PRODUCE, Proxy, with_error
 
 META = ('"partition" int OPTIONS (meta \'partition\'), "offset" bigint OPTIONS (meta \'offset\'), '
         '"timestamp" timestamptz OPTIONS (meta \'timestamp\'), key text OPTIONS (meta \'key\')')
@@ -461,6 +462,37 @@ def test_broker_gone_while_reading(private_kafka, make_db):
                 cursor.fetchall()
 
 
+def test_messages_that_come_while_brokers_are_asked(db, kafka):
+    """A broker that was silent is asked whether it is there; what it sends meanwhile is not lost."""
+    topic = kafka.create_topic()
+    kafka.produce_many(topic, [dict(value={"id": n, "fill": "x" * 2000}) for n in range(3000)], compression__type="none")
+    state = {"silent": False, "asked": 0, "held": []}
+
+    def answered(api, version, frame):
+        if not state["silent"]:
+            return [frame]
+        if api == FETCH:
+            state["held"].append(frame)
+            return []
+        if api != LIST_OFFSETS or topic.encode() not in frame:
+            return [frame]
+        # messages first, and then an error that has the question asked again after a while
+        frames, state["held"], state["silent"] = state["held"], [], False
+        state["asked"] += 1
+        return [*frames, with_error(frame, version, topic, 0, 6)]
+
+    with Proxy(kafka, answered) as proxy:
+        db.q(f"""CREATE SERVER proxy FOREIGN DATA WRAPPER kafka OPTIONS ("bootstrap.servers" '{proxy.bootstrap}', "queued.max.messages.kbytes" '1024')""")
+        table(db, "t", topic, META + ", id int", server="proxy")
+        with db.connect() as connection, connection.transaction(), connection.cursor("c") as cursor:
+            connection.execute("SET statement_timeout = '60s'")
+            cursor.execute("SELECT id FROM t")
+            assert cursor.fetchone() == (0,)
+            state["silent"] = True
+            assert [n for (n,) in cursor.fetchall()] == list(range(1, 3000))
+    assert state["asked"] == 1 and state["held"] == []
+
+
 def test_memory(db, kafka, cluster):
     topic = kafka.create_topic()
     kafka.produce_many(topic, [dict(value={"id": n, "fill": str(n) * 100}) for n in range(150000)])
@@ -871,13 +903,20 @@ def test_serializable(db, kafka, writable):
 
 
 def test_broker_gone_at_commit(private_kafka, make_db):
+    """Before anything is sent, in the middle of it, with and without a producer from before: an error, and nothing is to be seen."""
     db = make_db()
     db.create_server(private_kafka)
-    topic = private_kafka.create_topic()
+    topic, other = private_kafka.create_topic(), private_kafka.create_topic()
     table(db, "w", topic, "id int")
     db.q("CREATE TABLE local (id int); INSERT INTO w VALUES (0)")
-    db.q("BEGIN; INSERT INTO w SELECT generate_series(1, 100); INSERT INTO local VALUES (1)")
-    private_kafka.kill()
+    sent, passes = threading.Event(), threading.Event()
+
+    def answered(api, version, frame):
+        """The broker has got messages, and its sender hears of no more of them."""
+        if api == PRODUCE and not passes.is_set():
+            sent.set()
+            return []
+        return [frame]
 
     def commit():
         with pytest.raises(psycopg.errors.SqlclientUnableToEstablishSqlconnection, match="could not reach a broker"):
@@ -897,15 +936,34 @@ def test_broker_gone_at_commit(private_kafka, make_db):
         began = time.monotonic()
         body()
         assert time.monotonic() - began < seconds, body
-    with ThreadPoolExecutor() as pool:
-        for future in [pool.submit(within, 20, commit), pool.submit(within, 14, first), pool.submit(within, 4, cancelled)]:
-            future.result()
-    assert db.q("SELECT * FROM local") == []
-    private_kafka.restart()
-    assert [m.json["id"] for m in settled(private_kafka, topic)] == [0]
-    db.q("INSERT INTO w VALUES (4)")
-    settle(private_kafka, topic)
-    assert db.q("SELECT id FROM w ORDER BY id") == [(0,), (4,)]
+
+    with Proxy(private_kafka, answered) as proxy, db.connect() as halfway:
+        db.q(f"""CREATE SERVER slow FOREIGN DATA WRAPPER kafka OPTIONS ("bootstrap.servers" '{proxy.bootstrap}')""")
+        table(db, "half", other, "id int, name text", server="slow")
+        db.q("BEGIN; INSERT INTO w SELECT generate_series(1, 100); INSERT INTO local VALUES (1)")
+
+        def send():
+            with pytest.raises(psycopg.errors.SqlclientUnableToEstablishSqlconnection, match="could not reach a broker"):
+                halfway.execute("WITH l AS (INSERT INTO local VALUES (2)) INSERT INTO half SELECT i, md5(i::text) FROM generate_series(1, 10000) i")
+        with ThreadPoolExecutor() as pool:
+            futures = [pool.submit(send)]
+            assert sent.wait(30)
+            private_kafka.kill()
+            futures += [pool.submit(within, 20, commit), pool.submit(within, 14, first), pool.submit(within, 4, cancelled)]
+            for future in futures:
+                future.result()
+        assert db.q("SELECT * FROM local") == []
+        private_kafka.restart()
+        assert [m.json["id"] for m in settled(private_kafka, topic)] == [0]
+        db.q("INSERT INTO w VALUES (4)")
+        settle(private_kafka, topic)
+        assert db.q("SELECT id FROM w ORDER BY id") == [(0,), (4,)]
+        # what was sent halfway is there, and not to be seen; its transaction would be open for a minute, but the session's next ends it
+        assert private_kafka.watermarks(other)[0][1] > 0 and private_kafka.consume(other) == []
+        passes.set()
+        halfway.execute("INSERT INTO half VALUES (0, 'again')")
+        settle(private_kafka, other)
+        assert db.q("SELECT id, name FROM half") == [(0, "again")]
 
 
 def test_killed_session_leaves_nothing(private_cluster, kafka):
