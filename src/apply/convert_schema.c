@@ -3,6 +3,7 @@
  */
 #include "postgres.h"
 
+#include "apply/connect_schema.h"
 #include "apply/convert_internal.h"
 #include "miscadmin.h"
 
@@ -174,104 +175,14 @@ ks_meaning_of_name(const char *name, size_t size)
 	return NULL;
 }
 
-/* The members of a schema that matter, as they stand in the text. */
-typedef struct SchemaNode
-{
-	KsField		type;			/* kind NULL where absent, in all of these */
-	KsField		name;
-	KsField		field;
-	KsField		fields;
-	KsField		items;
-	KsField		parameters;
-} SchemaNode;
-
-static bool
-is_text(const KsField *field, const char *text)
-{
-	size_t		size = strlen(text);
-
-	return field->kind == KS_FIELD_STRING && field->size == size && memcmp(field->data, text, size) == 0;
-}
-
 /* Reports a schema that is none. */
 static void
-bad_schema(const char *cause)
+check_schema(const char *cause)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-			 errmsg("invalid schema in a message: %s", cause)));
-}
-
-/* Reads a member of an object by name; kind NULL if there is none. */
-static KsField
-member_of(KsConverter *conv, const KsField *object, const char *name)
-{
-	KsField		member = {0};
-	KsJson		json;
-	bool		first = true;
-
-	ks_json_init(&json, object->raw, object->raw_size, &conv->arena);
-	if (ks_json_peek(&json) == '{')
-		while (ks_json_next_member(&json, &first, &member) > 0)
-		{
-			bool		found = member.name_size == strlen(name) && memcmp(member.name, name, member.name_size) == 0;
-
-			if (!ks_json_value(&json, &member))
-				break;
-			if (found)
-				return member;
-		}
-	memset(&member, 0, sizeof(member));
-	return member;
-}
-
-/* Reads the schema at hand. */
-static void
-read_node(KsConverter *conv, KsJson *json, SchemaNode *node)
-{
-	bool		first = true;
-	KsField		member;
-	int			more;
-
-	memset(node, 0, sizeof(SchemaNode));
-	if (ks_json_peek(json) != '{')
-		bad_schema("not a JSON object");
-	while ((more = ks_json_next_member(json, &first, &member)) > 0)
-	{
-		if (!ks_json_value(json, &member))
-			break;
-		if (member.name_size == 4 && memcmp(member.name, "type", 4) == 0)
-			node->type = member;
-		else if (member.name_size == 4 && memcmp(member.name, "name", 4) == 0)
-			node->name = member;
-		else if (member.name_size == 5 && memcmp(member.name, "field", 5) == 0)
-			node->field = member;
-		else if (member.name_size == 6 && memcmp(member.name, "fields", 6) == 0)
-			node->fields = member;
-		else if (member.name_size == 5 && memcmp(member.name, "items", 5) == 0)
-			node->items = member;
-		else if (member.name_size == 10 && memcmp(member.name, "parameters", 10) == 0)
-			node->parameters = member;
-	}
-	if (more != 0)
-		bad_schema(json->error != NULL ? json->error : "unknown error");
-}
-
-/* An integer parameter (Connect writes them as strings); "missing" if there is none. */
-static int32
-int_parameter(KsConverter *conv, const SchemaNode *node, const char *name, int32 missing)
-{
-	KsField		value;
-	char		text[16];
-
-	if (node->parameters.kind != KS_FIELD_OBJECT)
-		return missing;
-	value = member_of(conv, &node->parameters, name);
-	if ((value.kind != KS_FIELD_STRING && value.kind != KS_FIELD_NUMBER) || value.size >= sizeof(text))
-		return missing;
-	memcpy(text, value.data, value.size);
-	text[value.size] = '\0';
-	return atoi(text);
+	if (cause)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+				 errmsg("invalid schema in a message: %s", cause)));
 }
 
 /*
@@ -279,7 +190,7 @@ int_parameter(KsConverter *conv, const SchemaNode *node, const char *name, int32
  * "source" is the type from option column_types, NULL if not given.
  */
 static KsMeaning *
-meaning_of_node(KsConverter *conv, const SchemaNode *node, const KsType *source, const KsType *target)
+meaning_of_node(KsConverter *conv, const KsSchemaNode *node, const KsType *source, const KsType *target)
 {
 	KsMeaning  *result;
 
@@ -288,38 +199,38 @@ meaning_of_node(KsConverter *conv, const SchemaNode *node, const KsType *source,
 	{
 		for (int i = 0; i < (int) lengthof(semantic_names); i++)
 		{
-			if (!is_text(&node->name, semantic_names[i].name))
+			if (!ks_schema_is(&node->name, semantic_names[i].name))
 				continue;
 			result = meaning_make(semantic_names[i].kind, semantic_names[i].unit);
 			result->certain = true;
 			if (result->kind == KS_M_JSON && target->class == KS_T_HSTORE)
 				result->kind = KS_M_HSTORE;
 			if (result->kind == KS_M_DECIMAL)
-				result->scale = int_parameter(conv, node, "scale", KS_SCALE_UNKNOWN);
+				result->scale = ks_schema_parameter(&conv->arena, node, "scale", KS_SCALE_UNKNOWN);
 			/* "length" of a varying bit string is only its limit */
 			if (result->kind == KS_M_BITS &&
 				(source != NULL ? source->class == KS_T_BIT : target->class == KS_T_BIT))
-				result->length = Max(int_parameter(conv, node, "length", 0), 0);
+				result->length = Max(ks_schema_parameter(&conv->arena, node, "length", 0), 0);
 			return result;
 		}
 	}
-	if (is_text(&node->type, "bytes"))
+	if (ks_schema_is(&node->type, "bytes"))
 	{
 		result = meaning_make(KS_M_BYTES, 0);
 		result->certain = true;
 		return result;
 	}
-	if (is_text(&node->type, "array") && node->items.kind == KS_FIELD_OBJECT)
+	if (ks_schema_is(&node->type, "array") && node->items.kind == KS_FIELD_OBJECT)
 	{
 		const KsType *element = target->class == KS_T_ARRAY ? target->element : target;
-		SchemaNode	items;
+		KsSchemaNode items;
 		KsJson		json;
 
 		ks_json_init(&json, node->items.raw, node->items.raw_size, &conv->arena);
-		read_node(conv, &json, &items);
+		check_schema(ks_schema_read(&json, &items));
 		result = meaning_make(KS_M_ARRAY, 0);
 		/* nested arrays are dimensions of one array type */
-		if (is_text(&items.type, "array"))
+		if (ks_schema_is(&items.type, "array"))
 		{
 			KsMeaning  *inner = meaning_of_node(conv, &items, source, target);
 
@@ -334,7 +245,7 @@ meaning_of_node(KsConverter *conv, const SchemaNode *node, const KsType *source,
 	/* plain numbers and strings: column_types may know better */
 	if (source != NULL)
 		return NULL;
-	if (is_text(&node->type, "string"))
+	if (ks_schema_is(&node->type, "string"))
 		return meaning_make(target->class == KS_T_JSON || target->class == KS_T_JSONB ? KS_M_JSON :
 							target->class == KS_T_HSTORE ? KS_M_HSTORE :
 							target->class == KS_T_BYTEA ? KS_M_BYTES :
@@ -355,13 +266,13 @@ read_fields(KsConverter *conv, const KsField *fields, KsMeaning **meanings)
 	(void) ks_json_peek(&json);
 	while ((more = ks_json_next_element(&json, &first)) > 0)
 	{
-		SchemaNode	node;
+		KsSchemaNode node;
 		KsField		name = {0};
 		KsColumnConverter *column;
 
-		read_node(conv, &json, &node);
+		check_schema(ks_schema_read(&json, &node));
 		if (node.field.kind != KS_FIELD_STRING)
-			bad_schema("a field has no name");
+			check_schema("a field has no name");
 		name.name = node.field.data;
 		name.name_size = node.field.size;
 		column = ks_converter_find(conv, &name, position++);
@@ -369,7 +280,7 @@ read_fields(KsConverter *conv, const KsField *fields, KsMeaning **meanings)
 			meanings[column->index] = meaning_of_node(conv, &node, column->source, column->target);
 	}
 	if (more != 0)
-		bad_schema(json.error != NULL ? json.error : "unknown error");
+		check_schema(json.error != NULL ? json.error : "unknown error");
 }
 
 /*
@@ -380,53 +291,22 @@ KsSchema *
 ks_schema_parse(KsConverter *conv, const char *text, size_t size)
 {
 	KsSchema   *result = palloc0(sizeof(KsSchema));
-	SchemaNode	top;
-	KsJson		json;
+	KsSchemaNode top;
+	KsField		fields;
 
 	result->text = palloc(size);
 	memcpy(result->text, text, size);
 	result->size = size;
 	result->meanings = palloc0(Max(conv->natts, 1) * sizeof(KsMeaning *));
 
-	ks_json_init(&json, result->text, size, &conv->arena);
-	read_node(conv, &json, &top);
-	if (!is_text(&top.type, "struct"))
+	check_schema(ks_schema_rows(&conv->arena, result->text, size, &top, &fields));
+	if (fields.kind == KS_FIELD_ARRAY)
+		read_fields(conv, &fields, result->meanings);
+	else if (conv->key_column >= 0)
 	{
-		if (conv->key_column >= 0)
-		{
-			KsColumnConverter *column = conv->columns[conv->key_column];
+		KsColumnConverter *column = conv->columns[conv->key_column];
 
-			result->meanings[conv->key_column] = meaning_of_node(conv, &top, column->source, column->target);
-		}
-		return result;
+		result->meanings[conv->key_column] = meaning_of_node(conv, &top, column->source, column->target);
 	}
-	if (top.fields.kind != KS_FIELD_ARRAY)
-		bad_schema("a struct has no fields");
-
-	/* an event? */
-	{
-		SchemaNode	row = {0};
-		bool		first = true;
-		bool		has_op = false;
-
-		ks_json_init(&json, top.fields.raw, top.fields.raw_size, &conv->arena);
-		(void) ks_json_peek(&json);
-		while (ks_json_next_element(&json, &first) > 0)
-		{
-			SchemaNode	node;
-
-			read_node(conv, &json, &node);
-			has_op |= is_text(&node.field, "op");
-			if ((is_text(&node.field, "after") || (is_text(&node.field, "before") && row.fields.kind == KS_FIELD_NULL)) &&
-				node.fields.kind == KS_FIELD_ARRAY)
-				row = node;
-		}
-		if (has_op && row.fields.kind == KS_FIELD_ARRAY)
-		{
-			read_fields(conv, &row.fields, result->meanings);
-			return result;
-		}
-	}
-	read_fields(conv, &top.fields, result->meanings);
 	return result;
 }

@@ -3,6 +3,7 @@
  */
 #include "postgres.h"
 
+#include "apply/connect_types.h"
 #include "apply/decode.h"
 #include "apply/decode_types.h"
 #include "catalog/pg_type.h"
@@ -12,34 +13,6 @@
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/numeric.h"
-
-/* Semantic names of Debezium and Connect, and a type that holds their values. */
-static const struct
-{
-	const char *name;
-	Oid			type;
-	Oid			array;
-}			semantic_types[] =
-{
-	{"io.debezium.time.Date", DATEOID, DATEARRAYOID},
-	{"org.apache.kafka.connect.data.Date", DATEOID, DATEARRAYOID},
-	{"io.debezium.time.Time", TIMEOID, TIMEARRAYOID},
-	{"org.apache.kafka.connect.data.Time", TIMEOID, TIMEARRAYOID},
-	{"io.debezium.time.MicroTime", TIMEOID, TIMEARRAYOID},
-	{"io.debezium.time.NanoTime", TIMEOID, TIMEARRAYOID},
-	{"io.debezium.time.Timestamp", TIMESTAMPOID, TIMESTAMPARRAYOID},
-	{"org.apache.kafka.connect.data.Timestamp", TIMESTAMPOID, TIMESTAMPARRAYOID},
-	{"io.debezium.time.MicroTimestamp", TIMESTAMPOID, TIMESTAMPARRAYOID},
-	{"io.debezium.time.NanoTimestamp", TIMESTAMPOID, TIMESTAMPARRAYOID},
-	{"io.debezium.time.ZonedTimestamp", TIMESTAMPTZOID, TIMESTAMPTZARRAYOID},
-	{"io.debezium.time.MicroDuration", INTERVALOID, INTERVALARRAYOID},
-	{"io.debezium.time.NanoDuration", INTERVALOID, INTERVALARRAYOID},
-	{"org.apache.kafka.connect.data.Decimal", NUMERICOID, NUMERICARRAYOID},
-	{"io.debezium.data.VariableScaleDecimal", NUMERICOID, NUMERICARRAYOID},
-	{"io.debezium.data.Bits", VARBITOID, VARBITARRAYOID},
-	{"io.debezium.data.Json", JSONBOID, JSONBARRAYOID},
-	{"io.debezium.data.geometry.Point", POINTOID, POINTARRAYOID},
-};
 
 /* The unit of a time's digits, as Debezium chooses it. */
 static bool
@@ -97,104 +70,33 @@ ks_same_encoding(Oid a, int32 a_typmod, Oid b, int32 b_typmod)
 	}
 }
 
-/* A member of an object by its name; NULL if there is none. */
-static JsonbValue *
-member(JsonbContainer *object, const char *name)
+/* See decode_types.h. */
+List *
+ks_types_in_schema(const char *schema, size_t size)
 {
-	return JsonContainerIsObject(object) ? getKeyJsonValueFromContainer(object, name, (int) strlen(name), NULL) : NULL;
-}
+	List	   *result = NIL;
+	ListCell   *lc;
 
-/* Is it this string? */
-static bool
-is_string(const JsonbValue *v, const char *string)
-{
-	return v && v->type == jbvString && v->val.string.len == strlen(string) &&
-		memcmp(v->val.string.val, string, v->val.string.len) == 0;
-}
-
-/* The type that holds values of a field's schema; InvalidOid where they stand for themselves. */
-static Oid
-type_of_schema(JsonbContainer *node, bool element)
-{
-	JsonbValue *name = member(node, "name");
-	JsonbValue *type = member(node, "type");
-	JsonbValue *items;
-
-	for (int i = 0; i < lengthof(semantic_types); i++)
-		if (is_string(name, semantic_types[i].name))
-			return element ? semantic_types[i].array : semantic_types[i].type;
-	if (is_string(type, "bytes"))
-		return element ? BYTEAARRAYOID : BYTEAOID;
-	if (is_string(type, "array") && (items = member(node, "items")) != NULL && items->type == jbvBinary)
-		return type_of_schema(items->val.binary.data, true);
-	return InvalidOid;
-}
-
-/* Adds the fields of a struct's schema to the list. */
-static List *
-read_fields(List *result, JsonbContainer *node)
-{
-	JsonbValue *fields = member(node, "fields");
-
-	if (fields == NULL || fields->type != jbvBinary || !JsonContainerIsArray(fields->val.binary.data))
-		return result;
-	for (uint32 i = 0; i < JsonContainerSize(fields->val.binary.data); i++)
+	foreach(lc, ks_connect_columns(schema, size))
 	{
-		JsonbValue *field = getIthJsonbValueFromContainer(fields->val.binary.data, i);
-		JsonbValue *name;
-		Oid			type;
+		const KsConnectColumn *column = lfirst(lc);
 		KsDeclaredType *t;
+		int			n;
+		char	   *name;
 
-		if (field->type != jbvBinary)
+		if (!column->encoded || column->name[0] == '\0')
 			continue;
-		name = member(field->val.binary.data, "field");
-		type = type_of_schema(field->val.binary.data, false);
-		if (name == NULL || name->type != jbvString || name->val.string.len >= NAMEDATALEN || !OidIsValid(type))
+		name = ks_decode_string(column->name, strlen(column->name), &n);
+		if (n >= NAMEDATALEN)
 			continue;
 		t = palloc0(sizeof(KsDeclaredType));
-		t->name = pnstrdup(name->val.string.val, name->val.string.len);
-		t->type = type;
+		t->name = name;
+		t->type = column->type;
 		t->typmod = -1;
 		t->where = pstrdup("the message's schema");
 		result = lappend(result, t);
 	}
 	return result;
-}
-
-/* See decode_types.h. */
-List *
-ks_types_in_schema(const char *schema, size_t size)
-{
-	int			n;
-	char	   *text = ks_decode_string(schema, size, &n);
-	Jsonb	   *jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(pnstrdup(text, n))));
-	JsonbValue *fields;
-
-	if (!JB_ROOT_IS_OBJECT(jsonb))
-		return NIL;
-	/* of an event: its rows' */
-	fields = member(&jsonb->root, "fields");
-	if (fields && fields->type == jbvBinary && JsonContainerIsArray(fields->val.binary.data))
-	{
-		List	   *result = NIL;
-		bool		event = false;
-
-		for (uint32 i = 0; i < JsonContainerSize(fields->val.binary.data); i++)
-		{
-			JsonbValue *field = getIthJsonbValueFromContainer(fields->val.binary.data, i);
-			JsonbValue *name;
-
-			if (field->type != jbvBinary)
-				continue;
-			name = member(field->val.binary.data, "field");
-			event = event || is_string(name, "op");
-			if (is_string(name, "after"))
-				result = read_fields(NIL, field->val.binary.data);
-		}
-		if (event)
-			return result;
-	}
-	return read_fields(NIL, &jsonb->root);
 }
 
 /* See decode_types.h. */
@@ -222,9 +124,7 @@ ks_types_in_option(const char *column_types)
 		if (v.type != jbvString)
 			continue;
 		t->typmod = -1;
-		for (int i = 0; i < lengthof(semantic_types); i++)
-			if (is_string(&v, semantic_types[i].name))
-				t->type = semantic_types[i].type;
+		t->type = ks_connect_type_of_name(v.val.string.val, v.val.string.len);
 		if (!OidIsValid(t->type))
 			ks_parse_type_string(pnstrdup(v.val.string.val, v.val.string.len), &t->type, &t->typmod);
 		t->given = true;

@@ -6,10 +6,12 @@
  */
 #include "postgres.h"
 
+#include "apply/connect_types.h"
 #include "apply/value_text.h"
 #include "fdw/topic_guess.h"
 #include "format/json_fields.h"
 #include "mb/pg_wchar.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 /* Columns that a table is given at most. */
@@ -141,155 +143,21 @@ take_fields(KsGuess *guess, List **fields, const KsFieldList *list)
 	}
 }
 
-/* SQL types of Connect's and Debezium's names, and of Connect's own types. */
-static const struct
-{
-	const char *name;
-	const char *type;
-}			connect_types[] = {
-	{"io.debezium.time.Date", "date"},
-	{"org.apache.kafka.connect.data.Date", "date"},
-	{"io.debezium.time.Time", "time"},
-	{"io.debezium.time.MicroTime", "time"},
-	{"io.debezium.time.NanoTime", "time"},
-	{"org.apache.kafka.connect.data.Time", "time"},
-	{"io.debezium.time.ZonedTime", "time with time zone"},
-	{"io.debezium.time.Timestamp", "timestamp"},
-	{"io.debezium.time.MicroTimestamp", "timestamp"},
-	{"io.debezium.time.NanoTimestamp", "timestamp"},
-	{"org.apache.kafka.connect.data.Timestamp", "timestamp"},
-	{"io.debezium.time.ZonedTimestamp", "timestamp with time zone"},
-	{"io.debezium.time.MicroDuration", "interval"},
-	{"io.debezium.time.NanoDuration", "interval"},
-	{"io.debezium.time.Interval", "interval"},
-	{"io.debezium.time.Year", "integer"},
-	{"io.debezium.data.Uuid", "uuid"},
-	{"io.debezium.data.Json", "jsonb"},
-	{"io.debezium.data.Xml", "xml"},
-	{"io.debezium.data.Bits", "bit varying"},
-	{"org.apache.kafka.connect.data.Decimal", "numeric"},
-	{"io.debezium.data.VariableScaleDecimal", "numeric"},
-	{"int8", "smallint"},
-	{"int16", "smallint"},
-	{"int32", "integer"},
-	{"int64", "bigint"},
-	{"float", "real"},
-	{"float32", "real"},
-	{"double", "double precision"},
-	{"float64", "double precision"},
-	{"boolean", "boolean"},
-	{"string", "text"},
-	{"bytes", "bytea"},
-	{"array", "jsonb"},
-	{"map", "jsonb"},
-	{"struct", "jsonb"},
-};
-
-/* Returns a member of a JSON object as a C string; NULL if it is none. */
-static char *
-text_member(KsGuess *guess, const KsField *object, const char *name, KsField *raw)
-{
-	KsArena		arena = {0};
-	KsJson		json;
-	KsField		member;
-	bool		first = true;
-	char	   *text = NULL;
-
-	if (object->kind != KS_FIELD_OBJECT)
-		return NULL;
-	ks_json_init(&json, object->raw, object->raw_size, &arena);
-	(void) ks_json_peek(&json);
-	while (ks_json_next_member(&json, &first, &member) > 0 && ks_json_value(&json, &member))
-	{
-		if (member.name_size != strlen(name) || memcmp(member.name, name, member.name_size) != 0)
-			continue;
-		if (raw)
-			*raw = member;
-		if (member.kind == KS_FIELD_STRING || member.kind == KS_FIELD_NUMBER)
-			text = pnstrdup(member.data, member.size);
-	}
-	ks_arena_free(&arena);
-	return text;
-}
-
-/* Returns the SQL type that a field's schema means; NULL if it says nothing known. */
-static char *
-type_of_schema(KsGuess *guess, const KsField *schema)
-{
-	const char *names[2] = {text_member(guess, schema, "name", NULL), text_member(guess, schema, "type", NULL)};
-
-	for (int n = 0; n < 2; n++)
-		for (int i = 0; names[n] && i < (int) lengthof(connect_types); i++)
-		{
-			KsField		parameters = {.kind = KS_FIELD_NULL};
-			char	   *scale;
-			char	   *precision;
-
-			if (strcmp(connect_types[i].name, names[n]) != 0)
-				continue;
-			(void) text_member(guess, schema, "parameters", &parameters);
-			scale = text_member(guess, &parameters, "scale", NULL);
-			precision = text_member(guess, &parameters, "connect.decimal.precision", NULL);
-			if (strcmp(connect_types[i].type, "numeric") == 0 && scale && precision &&
-				atoi(precision) > 0 && atoi(precision) <= 1000 && atoi(scale) >= 0 && atoi(scale) <= atoi(precision))
-				return psprintf("numeric(%d,%d)", atoi(precision), atoi(scale));
-			return pstrdup(connect_types[i].type);
-		}
-	return NULL;
-}
-
-/* Calls body for each element of an array. */
-static void
-each_element(KsGuess *guess, const KsField *array, void (*body) (KsGuess *guess, const KsField *element))
-{
-	KsArena		arena = {0};
-	KsJson		json;
-	KsField		element;
-	bool		first = true;
-
-	if (array->kind != KS_FIELD_ARRAY)
-		return;
-	ks_json_init(&json, array->raw, array->raw_size, &arena);
-	(void) ks_json_peek(&json);
-	while (ks_json_next_element(&json, &first) > 0 && ks_json_value(&json, &element))
-		body(guess, &element);
-	ks_arena_free(&arena);
-}
-
-/* The schema of a column. */
-static void
-take_column_schema(KsGuess *guess, const KsField *schema)
-{
-	char	   *name = text_member(guess, schema, "field", NULL);
-	KsGuessedField *field = name ? find_field(guess, &guess->event_fields, name, strlen(name)) : NULL;
-
-	if (field && field->schema_type == NULL)
-		field->schema_type = type_of_schema(guess, schema);
-}
-
-/* The schema of a part of the envelope: "after" has the columns. */
-static void
-take_part_schema(KsGuess *guess, const KsField *schema)
-{
-	char	   *name = text_member(guess, schema, "field", NULL);
-	KsField		fields = {.kind = KS_FIELD_NULL};
-
-	if (name == NULL || strcmp(name, "after") != 0)
-		return;
-	(void) text_member(guess, schema, "fields", &fields);
-	each_element(guess, &fields, take_column_schema);
-}
-
 /* The schema that an event brings with it. */
 static void
 take_schema(KsGuess *guess, const char *text, size_t size)
 {
-	KsField		schema = {.kind = KS_FIELD_OBJECT, .raw = text, .raw_size = size};
-	KsField		fields = {.kind = KS_FIELD_NULL};
+	ListCell   *cell;
 
 	guess->schemas = true;
-	(void) text_member(guess, &schema, "fields", &fields);
-	each_element(guess, &fields, take_part_schema);
+	foreach(cell, ks_connect_columns(text, size))
+	{
+		const KsConnectColumn *column = lfirst(cell);
+		KsGuessedField *field = find_field(guess, &guess->event_fields, column->name, strlen(column->name));
+
+		if (field && field->schema_type == NULL && OidIsValid(column->type))
+			field->schema_type = format_type_with_typemod(column->type, column->typmod);
+	}
 }
 
 /* Are these bytes text that PostgreSQL can hold? */
