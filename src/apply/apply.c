@@ -11,6 +11,7 @@
 #include "access/xact.h"
 #include "apply/apply_internal.h"
 #include "apply/dead_letter.h"
+#include "apply/evolve.h"
 #include "apply/format_options.h"
 #include "apply/sink.h"
 #include "catalog/pg_type.h"
@@ -89,6 +90,8 @@ ks_apply_create(const KsSubscription *subscription, const KsApplyTarget *targets
 	a->limit = PG_INT32_MAX;
 	a->context = AllocSetContextCreate(CurrentMemoryContext, "pg_kafka_sync apply", ALLOCSET_SMALL_SIZES);
 	a->run.stage = "parse";
+	if (subscription->options->bool_value[KS_OPT_EVOLVE])
+		a->run.evolution = ks_evolution_create();
 	a->parser_ops = ks_parser_ops(subscription->format);
 	if (a->parser_ops == NULL)
 		elog(ERROR, "no parser of format %s", subscription->format);
@@ -258,6 +261,8 @@ ks_apply_write(KsApply *a, const KsMessage *messages, int count)
 	int			save_context;
 	bool		state = false;
 
+	if (a->run.evolution)
+		ks_evolution_begin(a->run.evolution);
 	a->count = a->run.nmessages = count;
 	a->run.messages = messages;
 	open_writers(a);
@@ -822,6 +827,8 @@ ks_apply(KsApply *a, const KsMessage *messages, int count, int *done)
 {
 	MemoryContextReset(a->context);
 	*done = 0;
+	if (ks_evolution_waits(a->run.evolution))
+		return KS_APPLY_WAIT;
 	do
 	{
 		int			n = Min(count - *done, a->limit);
@@ -838,6 +845,8 @@ ks_apply(KsApply *a, const KsMessage *messages, int count, int *done)
 				clear_trouble(a);
 			a->skipped_truncates += a->skipping;
 			a->dropped += a->run.dropped;
+			if (a->run.evolution)
+				ks_evolution_succeeded(a->run.evolution);
 			*done += n;
 			advance(a, n, false);
 		}
@@ -845,6 +854,14 @@ ks_apply(KsApply *a, const KsMessage *messages, int count, int *done)
 		{
 			KsApplyResult result;
 
+			if (ks_evolution_pending(a->run.evolution))
+			{
+				error = ks_evolve(a, &moved);
+				if (moved)
+					return KS_APPLY_MOVED;
+				if (error == NULL)
+					continue;
+			}
 			switch (after_failure(a, messages + *done, n, count - *done, error))
 			{
 				case APPLY_AGAIN:

@@ -8,8 +8,10 @@
 #include "postgres.h"
 
 #include "apply/batch.h"
+#include "apply/evolve.h"
 #include "apply/metadata.h"
 #include "apply/sink.h"
+#include "catalog/pg_class.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -399,7 +401,7 @@ leave_old_key(KsBatch *b, const KsMessage *message)
 	fold_delete(b);
 }
 
-/* ERROR: the target has no such column. */
+/* ERROR: the target has no such column, and gets none. */
 static void
 unknown_column(KsBatch *b, const KsField *field)
 {
@@ -408,12 +410,22 @@ unknown_column(KsBatch *b, const KsField *field)
 			 errmsg("column \"%s\" does not exist in table %s",
 					pg_any_to_server(pnstrdup(field->name, field->name_size), field->name_size, PG_UTF8),
 					b->target->qualified),
-			 errhint("Add the column, or set option \"ignore_unknown_columns\".")));
+			 errhint("Add the column, or set option \"evolve\" or \"ignore_unknown_columns\".")));
+}
+
+/* Has missing columns added where option "evolve" says so.  Returns if the field is to be left out. */
+static void
+missing_column(KsBatch *b, const KsMessage *message, const KsFieldList *fields, const KsField *field, bool needed)
+{
+	if (b->run->evolution && b->target->rel->rd_rel->relkind != RELKIND_FOREIGN_TABLE)
+		ks_evolution_ask(b->run, b->target, message, b->parsed, fields, needed, b->ignore_unknown);
+	else if (!b->ignore_unknown)
+		unknown_column(b, field);
 }
 
 /* Notes the columns that the publisher left out since they are unchanged (format json). */
 static void
-keep_unchanged(KsBatch *b)
+keep_unchanged(KsBatch *b, const KsMessage *message)
 {
 	const KsFieldList *unchanged = &b->parsed->unchanged;
 
@@ -424,8 +436,7 @@ keep_unchanged(KsBatch *b)
 
 		if (column == NULL)
 		{
-			if (!b->ignore_unknown)
-				unknown_column(b, &unchanged->fields[i]);
+			missing_column(b, message, unchanged, &unchanged->fields[i], true);
 			continue;
 		}
 		index = ks_column_index(column);
@@ -436,7 +447,7 @@ keep_unchanged(KsBatch *b)
 
 /* The column that a field of the row goes to, NULL if it is to be left out. */
 static KsColumnConverter *
-find_column(KsBatch *b, const KsField *field, int i)
+find_column(KsBatch *b, const KsMessage *message, const KsField *field, int i)
 {
 	KsTargetTable *t = b->target;
 	KsColumnConverter *column;
@@ -453,8 +464,8 @@ find_column(KsBatch *b, const KsField *field, int i)
 		return ks_converter_column(t->converter, t->value_column);
 	}
 	column = ks_converter_find(t->converter, field, i);
-	if (column == NULL && !field->optional && !b->ignore_unknown)
-		unknown_column(b, field);
+	if (column == NULL && !field->optional)
+		missing_column(b, message, &b->parsed->after, field, false);
 	return column;
 }
 
@@ -481,7 +492,7 @@ read_row(KsBatch *b, const KsMessage *message)
 	for (int i = 0; i < after->count; i++)
 	{
 		const KsField *field = &after->fields[i];
-		KsColumnConverter *column = find_column(b, field, i);
+		KsColumnConverter *column = find_column(b, message, field, i);
 		int			index;
 
 		if (column == NULL)
@@ -494,7 +505,7 @@ read_row(KsBatch *b, const KsMessage *message)
 	if (!keys_complete(b))
 		read_keys(b, &b->parsed->key, b->parsed->key_schema, b->parsed->key_schema_size);
 	ks_batch_check_keys(b);
-	keep_unchanged(b);
+	keep_unchanged(b, message);
 	fold_upsert(b);
 }
 

@@ -10,6 +10,7 @@
 #include "access/xact.h"
 #include "apply/apply_internal.h"
 #include "apply/dead_letter.h"
+#include "apply/evolve.h"
 #include "catalog/pg_type.h"
 #include "control/definitions.h"
 #include "control/worker.h"
@@ -344,9 +345,21 @@ ks_apply_retry(KsApply *a)
 	for (int i = 0; i < n; i++)
 	{
 		ErrorData  *error;
+		bool		moved;
 
 		MemoryContextReset(a->context);
-		error = attempt_letter(a, ids[i]);
+		if (ks_evolution_waits(a->run.evolution))
+			return KS_RETRY_WAIT;
+		while ((error = attempt_letter(a, ids[i])) != NULL && ks_evolution_pending(a->run.evolution))
+		{
+			error = ks_evolve(a, &moved);
+			if (moved)
+				return KS_RETRY_WAIT;
+			if (error)
+				break;
+		}
+		if (error == NULL && a->run.evolution)
+			ks_evolution_succeeded(a->run.evolution);
 		if (error && ks_is_transient(error) && ++a->letter_retries <= KS_MAX_RETRIES)
 			return KS_RETRY_WAIT;
 		if (error && a->run.unreachable)

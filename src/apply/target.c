@@ -75,7 +75,7 @@ ks_target_create(const KsSubscription *subscription, const KsTarget *target, Oid
 	{
 		t->column_types = subscription->options->text_value[KS_OPT_COLUMN_TYPES];
 		t->metadata_columns = subscription->options->text_value[KS_OPT_METADATA_COLUMNS];
-		t->shares_types = list_length(subscription->targets) > 1;
+		t->shares_types = list_length(subscription->targets) > 1 || subscription->options->bool_value[KS_OPT_EVOLVE];
 	}
 	t->parent = CurrentMemoryContext;
 

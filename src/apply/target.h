@@ -47,7 +47,7 @@ typedef struct KsTargetTable
 	const KsTarget *target;
 	const char *format;
 	const char *column_types;
-	bool		shares_types;	/* column_types may name columns of other targets */
+	bool		shares_types;	/* column_types may name columns of other targets, or those to come */
 	const char *metadata_columns;
 	MemoryContext parent;
 	void	   *sink_state;		/* the sink's own, which outlives descriptions */

@@ -31,6 +31,8 @@ typedef struct KsPositions
 	int64		(*generation) (void *arg, int number);
 } KsPositions;
 
+typedef struct KsEvolution KsEvolution;
+
 /* What the writers of a subscription share. */
 typedef struct KsRun
 {
@@ -50,6 +52,7 @@ typedef struct KsRun
 	int			nmessages;
 	bool		unreachable;	/* the other side of a foreign target cannot be reached: no message is at fault */
 	int			nest_level;		/* of settings, while writers work; see ks_run_settle */
+	KsEvolution *evolution;		/* option "evolve": columns that targets lack; NULL = off */
 	struct KsBatchRelation *relation;	/* what the queries of targets read; NULL where no target has one */
 } KsRun;
 

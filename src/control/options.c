@@ -75,6 +75,9 @@ static const KsOptionDef option_table[] = {
 	"SQL types of fields whose message does not tell scale or unit, by column name."},
 	{KS_OPT_IGNORE_UNKNOWN, "ignore_unknown_columns", KS_SUBSCRIPTION, KS_TYPE_BOOL, "false", 0, 0, NULL,
 	"Leave out fields that the target has no column for, instead of stopping with an error."},
+	{KS_OPT_EVOLVE, "evolve", KS_SUBSCRIPTION, KS_TYPE_BOOL, "false", 0, 0, NULL,
+		"Add columns to targets without queries for new fields, whose types come from column_types, the messages' schemas, the "
+	"topic's foreign table or, but for format debezium, the JSON values themselves."},
 	{KS_OPT_FULL_BEFORE, "full_before", KS_SUBSCRIPTION, KS_TYPE_BOOL, "false", 0, 0, NULL,
 		"Format debezium: the old row in events is whole (REPLICA IDENTITY FULL on all source tables), so that it tells the "
 	"target's key where the message key does not."},

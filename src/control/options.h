@@ -38,6 +38,7 @@ typedef enum KsOptionId
 	KS_OPT_MAX_ROWS_PER_SECOND, /* "max_rows_per_second" int, 0 = no limit */
 	KS_OPT_COLUMN_TYPES,		/* "column_types" object column -> SQL type */
 	KS_OPT_IGNORE_UNKNOWN,		/* "ignore_unknown_columns" bool, default false: an unknown column is an error */
+	KS_OPT_EVOLVE,				/* "evolve" bool: columns are added to plain targets */
 	KS_OPT_FULL_BEFORE,			/* "full_before" bool: format debezium's "before" is the whole old row */
 	KS_OPT_FK_WAIT,				/* "fk_wait" int ms */
 	KS_OPT_REPLICATION_ROLE,	/* "session_replication_role": origin | replica */

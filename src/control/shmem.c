@@ -31,6 +31,7 @@ init_place(KsWorker *w)
 	pg_atomic_init_u64(&w->last_commit_time, 0);
 	pg_atomic_init_u64(&w->lag_messages, UINT64_MAX);
 	pg_atomic_init_u64(&w->skipped_truncates, 0);
+	pg_atomic_init_u64(&w->columns_added, 0);
 	pg_atomic_init_u64(&w->retry_requests, 0);
 	pg_atomic_init_u64(&w->loops, 0);
 	pg_atomic_init_u64(&w->fetched_at, 0);

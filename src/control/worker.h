@@ -84,6 +84,7 @@ typedef struct KsWorker
 	pg_atomic_uint64 last_commit_time;	/* TimestampTz of the last transaction acknowledged / message applied */
 	pg_atomic_uint64 lag_messages;	/* subscription: sum over partitions; UINT64_MAX = not known yet */
 	pg_atomic_uint64 skipped_truncates;
+	pg_atomic_uint64 columns_added; /* subscription: option "evolve" */
 	pg_atomic_uint64 retry_requests;	/* subscription: grows when dead letters are to be retried */
 	pg_atomic_uint64 loops;		/* main loop passes: tests for busy loops read it */
 	pg_atomic_uint64 fetched_at;	/* subscription: TimestampTz of the last look at the log ends */

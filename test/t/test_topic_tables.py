@@ -1084,7 +1084,8 @@ def test_import(db, kafka):
     fields = [{"field": "id", "type": "int32"}, {"field": "at", "type": "int64", "name": "io.debezium.time.MicroTimestamp"},
               {"field": "amount", "type": "bytes", "name": "org.apache.kafka.connect.data.Decimal",
                "parameters": {"scale": "2", "connect.decimal.precision": "10"}}, {"field": "name", "type": "string"}]
-    kafka.produce(names["schemas"], {"schema": {"type": "struct", "fields": [{"field": "after", "type": "struct", "fields": fields}]},
+    kafka.produce(names["schemas"], {"schema": {"type": "struct", "fields": [{"field": "after", "type": "struct", "fields": fields},
+                                                                              {"field": "op", "type": "string"}]},
                                      "payload": {**event, "after": {**event["after"], "amount": "EtY="}}},
                   key={"schema": {"type": "struct", "fields": [fields[0]]}, "payload": {"id": 1}})
     kafka.produce(names["lines"], "one line", key="k")
