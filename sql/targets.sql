@@ -116,6 +116,26 @@ SELECT kafka.drop_target('tg', 'tg.hours');
 SELECT kafka.add_target('tg', 'tg.hours', replace(:q, 'sum(', 'avg('), mode => 'merge', merge => '{"n": "sum", "total": "sum"}');
 SELECT kafka.add_target('tg', 'tg.hours', :q, :m);
 SELECT kafka.add_target('tg', 'tg.t', $$SELECT (after->>'id')::int AS id FROM batch$$);
+-- the foreign table of a topic in the place of batch
+SELECT kafka.drop_target('tg', 'tg.t');
+CREATE FOREIGN TABLE tg.s (gone int, id int, a text OPTIONS (path 'x.a'), n numeric(4,1), "offset" bigint OPTIONS (meta 'offset'),
+  e text OPTIONS (meta 'error')) SERVER targets OPTIONS (topic 'targets.t', format 'debezium');
+ALTER FOREIGN TABLE tg.s DROP gone;
+CREATE FOREIGN TABLE tg.other (id int) SERVER targets;
+CREATE FOREIGN TABLE tg.json (id int) SERVER targets OPTIONS (topic 'targets.t');
+SELECT kafka.add_target('tg', 'tg.t', 'SELECT id FROM tg.other');
+SELECT kafka.add_target('tg', 'tg.t', 'SELECT s.id FROM tg.s, tg.other');
+SELECT kafka.add_target('tg', 'tg.t', 'SELECT s.id FROM tg.s, batch');
+SELECT kafka.add_target('tg', 'tg.t', 'SELECT id FROM tg.json');
+SELECT kafka.add_target('tg', 'tg.t', 'SELECT id, e AS a FROM tg.s');
+SELECT kafka.add_target('tg', 'tg.t', 'SELECT n::int AS id FROM tg.s');
+SELECT kafka.add_target('tg', 'tg.t', 'SELECT id, sum(n) AS n FROM tg.s GROUP BY 1');
+SELECT kafka.add_target('tg', 'tg.t', 'SELECT id, a, "offset" AS n FROM tg.s WHERE a > ''b''');
+SELECT pg_get_viewdef(view), source FROM kafka.subscription_target WHERE target = 'tg.t'::regclass;
+\set VERBOSITY terse
+DROP FOREIGN TABLE tg.s;
+ALTER FOREIGN TABLE tg.s DROP a;
+\set VERBOSITY default
 -- drop_target
 SELECT kafka.drop_target('tg', 'tg.names');
 SELECT kafka.drop_target('tg', NULL);

@@ -82,6 +82,7 @@ CREATE TABLE kafka.subscription_target (
     merge             jsonb,
     options           jsonb NOT NULL DEFAULT '{}',
     view              regclass,          -- the query as PostgreSQL bound it: survives renames, and pg_dump carries it
+    source            text[],            -- what the columns meant that it reads of a topic's foreign table: ALTER may change that
     PRIMARY KEY (subscription_id, target)
 );
 

@@ -85,6 +85,7 @@ ks_batch_relation_begin(KsBatchRelation *r, int count)
 	r->messages = NULL;
 	r->truncate = false;
 	memset(r->stores, 0, sizeof(r->stores));
+	r->topic_stores = NIL;
 }
 
 /* ---- which columns a field goes to */
@@ -110,11 +111,12 @@ refresh_layout(KsBatchRelation *r)
 	l->scalar = 0;
 	foreach(lc, r->shape->fields)
 	{
-		KsTextField *f = lfirst(lc);
+		KsShapeField *f = lfirst(lc);
 		int			i = foreach_current_index(lc);
 
-		l->names[i] = pg_server_to_any(f->name, strlen(f->name), PG_UTF8);
-		if (f->or_scalar)
+		/* columns of topics' tables are read by those that need them */
+		l->names[i] = f->source ? NULL : pg_server_to_any(f->name, strlen(f->name), PG_UTF8);
+		if (f->or_scalar && f->source == NULL)
 			l->scalar = KS_BATCH_FIXED + i;
 	}
 	MemoryContextSwitchTo(old);
@@ -136,10 +138,10 @@ fill_place(KsBatchRelation *r, Place *place, KsBatchColumn part, const KsField *
 	place->columns = NIL;
 	foreach(lc, r->shape->fields)
 	{
-		KsTextField *f = lfirst(lc);
+		KsShapeField *f = lfirst(lc);
 		const char *name = l->names[foreach_current_index(lc)];
 
-		if (f->column == part && strlen(name) == field->name_size && memcmp(name, field->name, field->name_size) == 0)
+		if (name && f->column == part && strlen(name) == field->name_size && memcmp(name, field->name, field->name_size) == 0)
 			place->columns = lappend_int(place->columns, KS_BATCH_FIXED + foreach_current_index(lc));
 	}
 	MemoryContextSwitchTo(old);
@@ -318,9 +320,9 @@ read_event(KsBatchRelation *r, KsBatchEvent *e, const KsMessage *m, const KsPars
 		note_unavailable(e, KS_BATCH_AFTER, parsed->unchanged.fields[i].name, parsed->unchanged.fields[i].name_size);
 }
 
-/* Does a list of KsBatchField have this one? */
-static bool
-has_field(List *list, const KsBatchField *field)
+/* See batch_relation.h. */
+bool
+ks_batch_field_in(List *list, const KsBatchField *field)
 {
 	ListCell   *lc;
 
@@ -373,17 +375,17 @@ lay_over(KsBatchRelation *r, KsBatchEvent *e, const KsBatchEvent *former)
 		KsBatchField *f = lfirst(lc);
 		ListCell   *column;
 
-		if (f->column != KS_BATCH_AFTER || has_field(former->state_unavailable, f))
+		if (f->column != KS_BATCH_AFTER || ks_batch_field_in(former->state_unavailable, f))
 		{
 			e->state_unavailable = lappend(e->state_unavailable, f);
 			continue;
 		}
 		foreach(column, r->shape->fields)
 		{
-			KsTextField *t = lfirst(column);
+			KsShapeField *t = lfirst(column);
 			int			i = KS_BATCH_FIXED + foreach_current_index(column);
 
-			if (t->column != KS_BATCH_AFTER || strcmp(t->name, f->name) != 0)
+			if (t->source || t->column != KS_BATCH_AFTER || strcmp(t->name, f->name) != 0)
 				continue;
 			e->state_values[i] = former->state_values[i];
 			e->state_nulls[i] = former->state_nulls[i];
@@ -465,9 +467,11 @@ ks_batch_relation_add(KsBatchRelation *r, const KsMessage *m, const KsParsed *pa
 	e->tombstone = parsed->tombstone;
 	e->duplicate = r->run->duplicate;
 	e->topic = m->topic;
-	e->values = palloc(natts * (sizeof(Datum) + sizeof(bool)));
+	e->values = palloc(natts * (sizeof(Datum) + 2 * sizeof(bool)));
 	e->nulls = (bool *) (e->values + natts);
 	memset(e->nulls, true, natts);
+	e->read = e->nulls + natts;
+	memset(e->read, false, natts);
 	ks_decoder_use_connector(r->decoder, parsed->connector, parsed->connector_size);
 	read_event(r, e, m, parsed);
 	r->messages = m - current;
@@ -518,31 +522,69 @@ make_store(KsBatchRelation *r)
 	return store;
 }
 
+/* Makes the rows that a query of this kind sees, of one topic or (NULL) of all. */
+static Tuplestorestate *
+fill_store(KsBatchRelation *r, KsBatchView view, const char *topic, int *count)
+{
+	Tuplestorestate *store = make_store(r);
+	TupleDesc	desc = ks_shape_desc(r->shape);
+	const char *last = NULL;	/* the partitions of a topic have a copy of its name each */
+	bool		wanted = true;
+
+	*count = 0;
+	for (int i = 0; i < r->count; i++)
+	{
+		KsBatchEvent *e = &r->events[i];
+
+		if (topic && e->topic != last)
+		{
+			last = e->topic;
+			wanted = strcmp(last, topic) == 0;
+		}
+		if (!wanted || !ks_batch_relation_sees(e, view))
+			continue;
+		if (view == KS_VIEW_STATE)
+			tuplestore_putvalues(store, desc, e->state_values, e->state_nulls);
+		else
+			tuplestore_putvalues(store, desc, e->values, e->nulls);
+		(*count)++;
+	}
+	return store;
+}
+
 /* See batch_relation.h. */
 Tuplestorestate *
-ks_batch_relation_rows(KsBatchRelation *r, KsBatchView view, int *count)
+ks_batch_relation_rows(KsBatchRelation *r, KsBatchView view, const char *topic, int *count)
 {
-	if (r->stores[view] == NULL)
+	MemoryContext old;
+	KsTopicStore *s;
+	ListCell   *lc;
+
+	if (topic == NULL)
 	{
-		TupleDesc	desc = ks_shape_desc(r->shape);
-
-		r->stores[view] = make_store(r);
-		r->store_counts[view] = 0;
-		for (int i = 0; i < r->count; i++)
-		{
-			KsBatchEvent *e = &r->events[i];
-
-			if (!ks_batch_relation_sees(e, view))
-				continue;
-			if (view == KS_VIEW_STATE)
-				tuplestore_putvalues(r->stores[view], desc, e->state_values, e->state_nulls);
-			else
-				tuplestore_putvalues(r->stores[view], desc, e->values, e->nulls);
-			r->store_counts[view]++;
-		}
+		if (r->stores[view] == NULL)
+			r->stores[view] = fill_store(r, view, NULL, &r->store_counts[view]);
+		*count = r->store_counts[view];
+		return r->stores[view];
 	}
-	*count = r->store_counts[view];
-	return r->stores[view];
+	foreach(lc, r->topic_stores)
+	{
+		s = lfirst(lc);
+		if (s->view == view && strcmp(s->topic, topic) == 0)
+			break;
+	}
+	if (lc == NULL)
+	{
+		old = MemoryContextSwitchTo(r->context);
+		s = palloc(sizeof(KsTopicStore));
+		s->topic = topic;
+		s->view = view;
+		s->rows = fill_store(r, view, topic, &s->count);
+		r->topic_stores = lappend(r->topic_stores, s);
+		MemoryContextSwitchTo(old);
+	}
+	*count = s->count;
+	return s->rows;
 }
 
 /* See batch_relation.h. */

@@ -25,6 +25,7 @@ typedef struct KsBatchEvent
 	const char *topic;			/* as in the message: compare the pointer */
 	Datum	   *values;			/* by column of the shape */
 	bool	   *nulls;
+	bool	   *read;			/* by column of the shape: it is one of a topic's table, and was read */
 	List	   *unavailable;	/* of KsBatchField *: unchanged values that the message leaves out */
 
 	/* the latest state of the key: what earlier events of the run know is laid below; values and nulls if they know nothing */
@@ -41,6 +42,15 @@ typedef enum KsBatchView
 	KS_VIEW_EVENTS_AND_DELETES, /* and every delete that is no tombstone */
 	KS_VIEWS
 } KsBatchView;
+
+/* Rows of one topic that queries of one kind see. */
+typedef struct KsTopicStore
+{
+	const char *topic;
+	KsBatchView view;
+	Tuplestorestate *rows;
+	int			count;
+} KsTopicStore;
 
 typedef struct KsBatchRelation
 {
@@ -66,7 +76,9 @@ typedef struct KsBatchRelation
 	bool		truncate;		/* the events are what came after a truncate */
 	Tuplestorestate *stores[KS_VIEWS];
 	int			store_counts[KS_VIEWS];
+	List	   *topic_stores;	/* of KsTopicStore *, for queries over a topic's table */
 	struct KsBatchLayout *layout;
+	struct KsBatchSources *sources;	/* NULL: no query is over a topic's table */
 } KsBatchRelation;
 
 /* Makes a relation without a shape; lives in CurrentMemoryContext. */
@@ -80,10 +92,19 @@ extern void ks_batch_relation_begin(KsBatchRelation *r, int count);
  */
 extern KsBatchEvent *ks_batch_relation_add(KsBatchRelation *r, const KsMessage *message, const KsParsed *parsed);
 
+/*
+ * Reads columns (indexes of the shape) of topics' tables of an event's message into it, once, whoever calls it.  row:
+ * also those that are not the message key's.  ERROR for what cannot be read.  In batch_source.c.
+ */
+extern void ks_batch_relation_read(KsBatchRelation *r, KsBatchEvent *event, const KsMessage *message,
+								   const KsParsed *parsed, const Bitmapset *columns, bool row);
+/* Does a list of KsBatchField, none of which is a whole column, have this one? */
+extern bool ks_batch_field_in(List *list, const KsBatchField *field);
+
 /* Does a query of this kind see an event? */
 extern bool ks_batch_relation_sees(const KsBatchEvent *event, KsBatchView view);
-/* Rows that a query of this kind sees; *count of them.  They belong to the relation. */
-extern Tuplestorestate *ks_batch_relation_rows(KsBatchRelation *r, KsBatchView view, int *count);
+/* Rows that a query of this kind sees, of one topic or (NULL) of all; *count of them.  They belong to the relation. */
+extern Tuplestorestate *ks_batch_relation_rows(KsBatchRelation *r, KsBatchView view, const char *topic, int *count);
 /* Rows of the chosen events alone. */
 extern Tuplestorestate *ks_batch_relation_choose(KsBatchRelation *r, const int *events, int count);
 

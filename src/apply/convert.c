@@ -421,6 +421,13 @@ ks_converter_column(KsConverter *converter, int index)
 	return index >= 0 && index < converter->natts ? converter->columns[index] : NULL;
 }
 
+/* Names a column for messages. */
+void
+ks_converter_name_column(KsConverter *converter, int index, const char *name)
+{
+	converter->columns[index]->name = MemoryContextStrdup(converter->context, name);
+}
+
 /* Returns the attribute index of a column. */
 int
 ks_column_index(const KsColumnConverter *column)

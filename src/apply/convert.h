@@ -56,6 +56,8 @@ extern void ks_converter_use_connector(KsConverter *converter, const char *conne
 extern KsColumnConverter *ks_converter_find(KsConverter *converter, const KsField *field, int position);
 /* Returns the column of an attribute index, NULL for a dropped one. */
 extern KsColumnConverter *ks_converter_column(KsConverter *converter, int index);
+/* Names the column of an attribute index for messages, where that is not the name of its field. */
+extern void ks_converter_name_column(KsConverter *converter, int index, const char *name);
 /* Attribute index (attnum - 1) of a column. */
 extern int	ks_column_index(const KsColumnConverter *column);
 

@@ -287,7 +287,7 @@ sort_out_late(KsQueryWriter *w, Timestamp newest, Interval *grace, Interval *ret
 	s.plan_context = AllocSetContextCreate(context, "pg_kafka_sync plans for late events", ALLOCSET_DEFAULT_SIZES);
 	s.probe_context = AllocSetContextCreate(context, "pg_kafka_sync late events", ALLOCSET_DEFAULT_SIZES);
 	for (int i = 0; i < r->count; i++)
-		if (ks_batch_relation_sees(&r->events[i], w->view))
+		if (ks_query_sees(w, &r->events[i]))
 			seen[nseen++] = i;
 	sort_out(&s, seen, nseen, 0);
 	r->run->current = -1;
@@ -311,7 +311,7 @@ ks_merge_write(KsQueryWriter *w)
 	Timestamp	oldest;
 	Timestamp	newest;
 	int			count;
-	Tuplestorestate *rows = ks_batch_relation_rows(r, w->view, &count);
+	Tuplestorestate *rows = ks_batch_relation_rows(r, w->view, ks_query_topic(w), &count);
 
 	ks_query_compute(w, rows, count);
 	if (windowed && windows_of(w, &oldest, &newest))

@@ -38,6 +38,9 @@ declare_type(KsQueryWriter *w, const KsQuerySink *sink)
 {
 	ListCell   *lc;
 
+	/* the topic's table has types of its own */
+	if (w->query->source)
+		return;
 	foreach(lc, sink->column->reads)
 	{
 		KsBatchField *f = lfirst(lc);
@@ -109,6 +112,60 @@ describe_places(KsQueryWriter *w)
 	w->places_query = ks_query_of_places(w->query, w->relation->shape, sinks, n);
 }
 
+/* ERROR if the topic's table does not mean any more what it meant when the target was added. */
+static void
+check_source(KsQueryWriter *w)
+{
+	const KsTarget *t = w->target;
+	List	   *meaning;
+	const char *was = "something else";
+	const char *is = "something else";
+	ListCell   *lc;
+
+	/* where there is none any more, the check of the query says why */
+	if (t->nsource == 0 || w->query->source == NULL)
+		return;
+	meaning = ks_source_meaning(w->query->source);
+	foreach(lc, meaning)
+	{
+		int			i = foreach_current_index(lc);
+
+		if (i < t->nsource && strcmp(lfirst(lc), t->source[i]) == 0)
+			continue;
+		is = lfirst(lc);
+		if (i < t->nsource)
+			was = t->source[i];
+		break;
+	}
+	if (lc == NULL && list_length(meaning) == t->nsource)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("foreign table %s does not mean any more what it did when target %s was added",
+					w->query->source->qualified, table_name(w)),
+			 errdetail("It was read as %s, and would be read as %s.", was, is),
+			 errhint("ALTER it back; or use kafka.drop_target and kafka.add_target, so that all rows are read in the new way.")));
+}
+
+/* Notes what is to be known of the topic's table, if the query is over one. */
+static void
+describe_source(KsQueryWriter *w)
+{
+	KsSource   *source = w->query->source;
+	int			index = -1;
+
+	w->source = InvalidOid;
+	w->used = w->typed = NULL;
+	w->runs_code = false;
+	if (source == NULL)
+		return;
+	w->source = source->relid;
+	w->used = source->used;
+	w->typed = bms_copy(w->relation->shape->typed);
+	while ((index = bms_next_member(w->used, index)) >= 0)
+		w->runs_code = w->runs_code || ks_may_run_code(get_atttype(source->relid, index));
+}
+
 /* See query_target.h. */
 void
 ks_query_describe(KsQueryWriter *w)
@@ -122,7 +179,8 @@ ks_query_describe(KsQueryWriter *w)
 	old = MemoryContextSwitchTo(w->context);
 	w->key_shapes = NIL;
 	w->topics = NIL;
-	w->query = ks_query_analyse(target->view);
+	w->query = ks_query_analyse(target->view, w->batch->run->subscription);
+	check_source(w);
 	if (w->upsert)
 		ks_query_assign(w->query, t->relid);
 	ks_query_check(w->query, target->mode, target->nkeys, target->keys, w->merge ? fold_of : NULL,
@@ -134,15 +192,27 @@ ks_query_describe(KsQueryWriter *w)
 	w->view = w->upsert ? KS_VIEW_STATE :
 		bms_is_member(KS_BATCH_OP, w->query->columns) ? KS_VIEW_EVENTS_AND_DELETES : KS_VIEW_EVENTS;
 	describe_sinks(w);
+	bms_free(w->relation->shape->typed);
+	w->relation->shape->typed = NULL;
 	w->rows_query = ks_query_over_messages(w->query, w->relation->shape, w->sinks, w->nsinks);
 	if (w->upsert)
 		describe_places(w);
+	describe_source(w);
 	w->window = -1;
 	if (w->merge && target->options->text_value[KS_OPT_WINDOW])
 		w->window = get_attnum(t->relid, target->options->text_value[KS_OPT_WINDOW]) - 1;
 	w->generation = w->relation->generation;
 	w->table_version = t->version;
 	MemoryContextSwitchTo(old);
+}
+
+/* See query_target.h. */
+bool
+ks_query_sees(const KsQueryWriter *w, const KsBatchEvent *e)
+{
+	const char *topic = ks_query_topic(w);
+
+	return ks_batch_relation_sees(e, w->view) && (topic == NULL || strcmp(e->topic, topic) == 0);
 }
 
 /* See query_target.h. */

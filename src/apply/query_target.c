@@ -64,7 +64,7 @@ invalidate(Datum arg, Oid relid)
 		{
 			KsQueryWriter *w = lfirst(lw);
 
-			if (relid == InvalidOid || relid == w->target->view || relid == w->writer.table->relid)
+			if (relid == InvalidOid || relid == w->target->view || relid == w->writer.table->relid || relid == w->source)
 				r->valid = false;
 		}
 		foreach(lw, r->run->subscription->targets)
@@ -139,8 +139,13 @@ open_target(KsWriter *writer)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the query of target %s does not exist any more", w->writer.table->qualified),
 				 errhint("Something it uses was dropped with CASCADE. Use kafka.drop_target and kafka.add_target.")));
+	/* before what is known of it is looked at: from here on ALTER waits */
+	if (OidIsValid(w->source))
+		LockRelationOid(w->source, AccessShareLock);
 	w->is_open = true;
 	refresh(w);
+	if (OidIsValid(w->source))
+		ks_source_check_rights(w->source, w->used, w->batch->run->subscription->owner);
 }
 
 /* KsWriterOps.begin */
@@ -193,6 +198,20 @@ field_text(KsBatchRelation *r, const KsField *field)
 	return TextDatumGetCString(value);
 }
 
+/* Is the column of the topic's table that is traced to a field one that the message key tells where the row does not? */
+static bool
+is_told_by_key(KsQueryWriter *w, const char *name)
+{
+	for (int p = 0; p < w->nplaces; p++)
+	{
+		const KsQueryColumn *c = w->sinks[w->places[p]].column;
+
+		if (c->field.column == KS_BATCH_AFTER && strcmp(c->field.name, name) == 0 && !c->or_key)
+			return false;
+	}
+	return w->query->source != NULL;
+}
+
 /*
  * ERROR unless a row says the same of the fields of its message key as the key: what is traced to the row is looked up by
  * the key when the row is to go.
@@ -220,7 +239,7 @@ check_key_in_row(KsQueryWriter *w, const KsKeyShape *shape, const KsParsed *pars
 		if (in_row && in_row->kind == in_key->kind && in_row->size == in_key->size &&
 			(in_row->size == 0 || memcmp(in_row->data, in_key->data, in_row->size) == 0))
 			continue;
-		if (in_row && strcmp(field_text(w->relation, in_row), field_text(w->relation, in_key)) == 0)
+		if (in_row ? strcmp(field_text(w->relation, in_row), field_text(w->relation, in_key)) == 0 : is_told_by_key(w, name))
 			continue;
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_EXCEPTION),
@@ -256,6 +275,38 @@ first_read(List *unavailable, List *reads)
 	return NULL;
 }
 
+/* Becomes the subscription's owner, who the query runs as; what the table's owner has SET is no matter to it. */
+static void
+become_reader(KsQueryWriter *w, Oid *save_user, int *save_context)
+{
+	ks_run_settle(w->batch->run);
+	GetUserIdAndSecContext(save_user, save_context);
+	SetUserIdAndSecContext(w->batch->run->subscription->owner, *save_context | SECURITY_RESTRICTED_OPERATION);
+}
+
+/* Becomes the table's owner again, without what the query has SET. */
+static void
+become_writer(KsQueryWriter *w, Oid save_user, int save_context)
+{
+	ks_run_settle(w->batch->run);
+	SetUserIdAndSecContext(save_user, save_context);
+}
+
+/* Reads the columns of the topic's table that the query needs; types that run code of users, as the query does. */
+static void
+read_source(KsQueryWriter *w, KsBatchEvent *e, const KsMessage *message, const KsParsed *parsed)
+{
+	bool		row = w->upsert ? e->op != 'd' : ks_batch_relation_sees(e, w->view);
+	Oid			save_user;
+	int			save_context;
+
+	if (w->runs_code)
+		become_reader(w, &save_user, &save_context);
+	ks_batch_relation_read(w->relation, e, message, parsed, w->typed, row);
+	if (w->runs_code)
+		become_writer(w, save_user, save_context);
+}
+
 /* KsWriterOps.add */
 static void
 add(KsWriter *writer, const KsMessage *message, const KsParsed *parsed)
@@ -267,6 +318,8 @@ add(KsWriter *writer, const KsMessage *message, const KsParsed *parsed)
 	make_room(w);
 	if (e == NULL || !in_scope)
 		return;
+	if (w->typed)
+		read_source(w, e, message, parsed);
 	if (w->upsert)
 	{
 		KsKeyShape *shape = ks_query_key_shape(w, message, parsed);
@@ -379,23 +432,6 @@ receive_end(DestReceiver *self)
 }
 
 static const DestReceiver row_receiver = {receive_row, receive_startup, receive_end, receive_end, DestNone};
-
-/* Becomes the subscription's owner, who the query runs as; what the table's owner has SET is no matter to it. */
-static void
-become_reader(KsQueryWriter *w, Oid *save_user, int *save_context)
-{
-	ks_run_settle(w->batch->run);
-	GetUserIdAndSecContext(save_user, save_context);
-	SetUserIdAndSecContext(w->batch->run->subscription->owner, *save_context | SECURITY_RESTRICTED_OPERATION);
-}
-
-/* Becomes the table's owner again, without what the query has SET. */
-static void
-become_writer(KsQueryWriter *w, Oid save_user, int save_context)
-{
-	ks_run_settle(w->batch->run);
-	SetUserIdAndSecContext(save_user, save_context);
-}
 
 /* See query_target.h. */
 PlannedStmt *
@@ -611,7 +647,7 @@ write_rows(KsWriter *writer)
 	}
 	if (w->upsert)
 		check_conditions(w);
-	rows = ks_batch_relation_rows(w->relation, w->view, &count);
+	rows = ks_batch_relation_rows(w->relation, w->view, ks_query_topic(w), &count);
 	ks_query_compute(w, rows, count);
 	if (w->upsert)
 	{

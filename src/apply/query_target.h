@@ -53,6 +53,10 @@ typedef struct KsQueryWriter
 	int		   *attributes;		/* of the target, by sink */
 	bool	   *keys;			/* sink is part of the target's key */
 	uint8	   *cells;			/* KsCell of each attribute of a row */
+	Oid			source;			/* the topic's table that the query reads; InvalidOid: none */
+	Bitmapset  *used;			/* its columns that are read, by attribute number */
+	Bitmapset  *typed;			/* of the shape, that are columns of the topic's table */
+	bool		runs_code;		/* reading these may run code of users */
 	Query	   *rows_query;
 	int			nplaces;
 	int		   *places;			/* sinks that are traced key columns */
@@ -79,6 +83,10 @@ extern void ks_query_describe(KsQueryWriter *w);
  * not, or if it is null.  In query_describe.c.
  */
 extern KsKeyShape *ks_query_key_shape(KsQueryWriter *w, const KsMessage *message, const KsParsed *parsed);
+/* The only topic whose messages the query sees, NULL: all. */
+#define ks_query_topic(w) ((w)->query->source ? (w)->query->source->topic : NULL)
+/* Does the query see an event? */
+extern bool ks_query_sees(const KsQueryWriter *w, const KsBatchEvent *event);
 /* Can messages of a topic give rows? */
 extern bool ks_query_topic_in_scope(KsQueryWriter *w, const char *topic);
 

@@ -138,9 +138,9 @@ check_rights(KsTargetTable *t)
 				 "ALTER TABLE ... NO FORCE ROW LEVEL SECURITY, or make the owner a role with BYPASSRLS.");
 }
 
-/* May making a value of a type run code of users?  That of a domain may, wherever it is a part; base types are C code. */
-static bool
-may_run_code(Oid type)
+/* See target.h.  That of a domain may, wherever it is a part; base types are C code. */
+bool
+ks_may_run_code(Oid type)
 {
 	Oid			element = get_element_type(type);
 	char		kind = get_typtype(OidIsValid(element) ? element : type);
@@ -171,7 +171,7 @@ describe_columns(KsTargetTable *t, TupleDesc desc)
 		c->toastable = att->attlen == -1 && att->attstorage != TYPSTORAGE_PLAIN;
 		if (c->always_identity)
 			t->has_identity = true;
-		t->runs_code = t->runs_code || may_run_code(att->atttypid);
+		t->runs_code = t->runs_code || ks_may_run_code(att->atttypid);
 		if (c->writable)
 			t->written = bms_add_member(t->written, i + 1 - FirstLowInvalidHeapAttributeNumber);
 	}

@@ -100,4 +100,7 @@ extern void ks_target_abandon(KsTargetTable *target);
 extern uint32 ks_target_hash_key(KsTargetTable *target, const Datum *values);
 extern bool ks_target_same_key(KsTargetTable *target, const Datum *a, const Datum *b);
 
+/* May making a value of a type run code of users? */
+extern bool ks_may_run_code(Oid type);
+
 #endif							/* KS_TARGET_H */

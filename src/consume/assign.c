@@ -157,25 +157,6 @@ allocate(Size size)
 	return p;
 }
 
-/* Does this subscription read that topic? */
-static bool
-wants_topic(const KsSubscription *s, const char *topic)
-{
-	for (int i = 0; i < s->ntopics; i++)
-	{
-		if (s->topics[i][0] != '^')
-		{
-			if (strcmp(s->topics[i], topic) == 0)
-				return true;
-		}
-		else if (strncmp(topic, "__", 2) != 0 &&	/* internal ones */
-				 DatumGetBool(DirectFunctionCall2Coll(textregexeq, C_COLLATION_OID,
-													  CStringGetTextDatum(topic), CStringGetTextDatum(s->topics[i]))))
-			return true;
-	}
-	return false;
-}
-
 /* Asks which topics there are; NULL: Kafka does not answer. Sets c->missing. */
 static TopicAsk *
 ask_topics(KsConsumer *c)
@@ -502,7 +483,7 @@ compare(KsConsumer *c, const TopicAsk *ask, bool *changed)
 	{
 		const TopicAnswer *t = &ask->topics[i];
 
-		if (t->partitions <= 0 || !wants_topic(c->subscription, t->name))
+		if (t->partitions <= 0 || !ks_reads_topic(c->subscription->topics, c->subscription->ntopics, t->name))
 			continue;
 		for (int32 p = 0; p < t->partitions; p++)
 		{

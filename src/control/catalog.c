@@ -11,6 +11,7 @@
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "control/catalog.h"
@@ -18,6 +19,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
@@ -41,7 +43,7 @@ enum
 enum
 {
 	TARGET_SUBSCRIPTION_ID = 1, TARGET_TARGET, TARGET_MODE, TARGET_KEY, TARGET_QUERY, TARGET_MERGE, TARGET_OPTIONS,
-	TARGET_VIEW
+	TARGET_VIEW, TARGET_SOURCE
 };
 
 /* Oid of the extension's schema, InvalidOid if there is none. */
@@ -216,6 +218,7 @@ read_targets(int64 subscription_id)
 		t->query = text_column(tuple, desc, TARGET_QUERY);
 		value = heap_getattr(tuple, TARGET_VIEW, desc, &isnull);
 		t->view = isnull ? InvalidOid : DatumGetObjectId(value);
+		t->source = text_array_column(tuple, desc, TARGET_SOURCE, &t->nsource);
 		value = heap_getattr(tuple, TARGET_MERGE, desc, &isnull);
 		if (!isnull)
 			t->merge_json = DatumGetJsonbPCopy(value);
@@ -398,6 +401,25 @@ ks_subscription_by_id(int64 id)
 		t->options = ks_options_parse(KS_TARGET, NULL, t->options_json, InvalidOid);
 	}
 	return s;
+}
+
+/* See catalog.h. */
+bool
+ks_reads_topic(char **topics, int ntopics, const char *topic)
+{
+	for (int i = 0; i < ntopics; i++)
+	{
+		if (topics[i][0] != '^')
+		{
+			if (strcmp(topics[i], topic) == 0)
+				return true;
+		}
+		else if (strncmp(topic, "__", 2) != 0 &&
+				 DatumGetBool(DirectFunctionCall2Coll(textregexeq, C_COLLATION_OID, CStringGetTextDatum(topic),
+													  CStringGetTextDatum(topics[i]))))
+			return true;
+	}
+	return false;
 }
 
 static void *

@@ -70,6 +70,8 @@ typedef struct KsTarget
 	int			nkeys;			/* 0 for append */
 	char	  **keys;			/* never empty for upsert and merge: resolved to the primary key when it was stored */
 	char	   *query;			/* as given; NULL = plain target */
+	int			nsource;		/* 0: it reads kafka.batch, or there is no query */
+	char	  **source;			/* what the columns that it reads of a topic's table meant when the target was added */
 	Oid			view;			/* its view, which a DROP ... CASCADE may have taken away; InvalidOid = plain target */
 	Jsonb	   *merge_json;		/* NULL but for mode merge */
 	Jsonb	   *options_json;
@@ -117,6 +119,8 @@ extern KsPublisher *ks_publisher_by_name(const char *name);
 extern KsPublisherRelation *ks_publisher_relation(int64 publisher_id, Oid relid);
 extern KsSubscription *ks_subscription_by_id(int64 id);
 extern KsSubscription *ks_subscription_by_name(const char *name);
+/* Is a topic one of these, by its name or by a pattern that begins with ^?  Patterns leave out internal topics. */
+extern bool ks_reads_topic(char **topics, int ntopics, const char *topic);
 /* Names of the topics that a subscription has positions in, in no order. */
 extern List *ks_subscription_topics(int64 id);
 /* The version of its definition as committed now, whatever snapshot is active; -1 if it is gone. */

@@ -112,19 +112,11 @@ check_dead_letter_topic(const KsOptions *options, char **topics, int ntopics)
 {
 	const char *topic = options->text_value[KS_OPT_DLQ_TOPIC];
 
-	for (int i = 0; topic && i < ntopics; i++)
-	{
-		bool		read = topics[i][0] == '^'
-			? DatumGetBool(DirectFunctionCall2Coll(textregexeq, C_COLLATION_OID, CStringGetTextDatum(topic),
-												   CStringGetTextDatum(topics[i])))
-			: strcmp(topics[i], topic) == 0;
-
-		if (read)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("invalid value for option \"%s\": the subscription reads topic \"%s\" itself",
-							"errors.deadletterqueue.topic.name", topic)));
-	}
+	if (topic && ks_reads_topic(topics, ntopics, topic))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for option \"%s\": the subscription reads topic \"%s\" itself",
+						"errors.deadletterqueue.topic.name", topic)));
 }
 
 /*
@@ -210,7 +202,7 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 							  "VALUES ($1, $2, $3::pg_catalog.regrole, $4, $5, $6, $7, $8, $9, $10, $11, 1, $12, $13)",
 							  13, types, values, NULL);
 	if (!PG_ARGISNULL(3))
-		ks_target_store(&target, id, GetUserId(), key);
+		ks_target_store(&target, id, key);
 	store_start(id, server, GetUserId(), topics, ntopics, start, parsed->text_value[KS_OPT_PARTITIONS]);
 	if (!PG_ARGISNULL(3) && strcmp(mode, "upsert") != 0)
 		ks_rebuild_check_past(ks_own_subscription(name), mode,

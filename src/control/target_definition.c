@@ -439,16 +439,26 @@ ks_target_check_mode(const KsTargetRequest *request)
 				 errhint("Every event becomes a row of its own: leave argument key out.")));
 }
 
+/* A list of strings as text[]. */
+static Datum
+text_array(List *strings)
+{
+	Datum	   *elements = palloc(sizeof(Datum) * Max(list_length(strings), 1));
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, strings)
+		elements[n++] = CStringGetTextDatum(lfirst(lc));
+	return PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
 /* See target_definition.h. */
 KsOptions *
 ks_target_check(const KsTargetRequest *request, Oid owner, Datum *key)
 {
 	Relation	rel;
 	List	   *names = NIL;
-	Datum	   *elements;
-	int			n = 0;
 	KsOptions  *options;
-	ListCell   *lc;
 
 	ks_target_check_mode(request);
 	rel = table_open(request->relid, AccessShareLock);
@@ -464,10 +474,7 @@ ks_target_check(const KsTargetRequest *request, Oid owner, Datum *key)
 	check_target_free(request->relid);
 	table_close(rel, NoLock);
 
-	elements = palloc(sizeof(Datum) * Max(list_length(names), 1));
-	foreach(lc, names)
-		elements[n++] = CStringGetTextDatum(lfirst(lc));
-	*key = PointerGetDatum(construct_array(elements, n, TEXTOID, -1, false, TYPALIGN_INT));
+	*key = text_array(names);
 	return options;
 }
 
@@ -540,11 +547,14 @@ check_index(Oid relid, const KsQuery *query, int nkeys, char **keys)
 	table_close(rel, NoLock);
 }
 
-/* ERROR unless the query, which is that of the view, can keep the target exact in its mode. */
-static void
-check_exact(const KsTargetRequest *request, int64 subscription_id, Oid owner, Oid view, Datum key)
+/*
+ * ERROR unless the query, which is that of the view, can keep the target exact in its mode.  Returns whether it reads a
+ * topic's table; *source becomes what that means, a text[].
+ */
+static bool
+check_exact(const KsTargetRequest *request, const KsSubscription *s, Oid view, Datum key, Datum *source)
 {
-	KsQuery    *query = ks_query_analyse(view);
+	KsQuery    *query = ks_query_analyse(view, s);
 	Datum	   *elements;
 	bool	   *nulls;
 	int			nkeys;
@@ -559,18 +569,22 @@ check_exact(const KsTargetRequest *request, int64 subscription_id, Oid owner, Oi
 	ks_query_check(query, request->mode, nkeys, keys, request->merge ? fold_of : NULL, request->merge);
 	if (strcmp(request->mode, "upsert") == 0)
 	{
-		(void) ks_query_check_topics(query, nkeys, keys, ks_subscription_topics(subscription_id), owner);
+		(void) ks_query_check_topics(query, nkeys, keys, ks_subscription_topics(s->id), s->owner);
 		check_index(request->relid, query, nkeys, keys);
 	}
+	if (query->source == NULL)
+		return false;
+	*source = text_array(ks_source_meaning(query->source));
+	return true;
 }
 
 /* See target_definition.h. */
 void
-ks_target_store(const KsTargetRequest *request, int64 subscription_id, Oid owner, Datum key)
+ks_target_store(const KsTargetRequest *request, int64 subscription_id, Datum key)
 {
-	Oid			types[8] = {INT8OID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID, JSONBOID, JSONBOID, OIDOID};
-	Datum		values[8];
-	char		nulls[8] = {' ', ' ', ' ', ' ', 'n', 'n', ' ', 'n'};
+	Oid			types[9] = {INT8OID, OIDOID, TEXTOID, TEXTARRAYOID, TEXTOID, JSONBOID, JSONBOID, OIDOID, TEXTARRAYOID};
+	Datum		values[9];
+	char		nulls[9] = {' ', ' ', ' ', ' ', 'n', 'n', ' ', 'n', 'n'};
 
 	values[0] = Int64GetDatum(subscription_id);
 	values[1] = ObjectIdGetDatum(request->relid);
@@ -579,10 +593,12 @@ ks_target_store(const KsTargetRequest *request, int64 subscription_id, Oid owner
 	values[6] = JsonbPGetDatum(request->options);
 	if (request->query)
 	{
-		Oid			view = ks_target_view_create(request->query, owner, subscription_id);
+		KsSubscription *s = ks_subscription_by_id(subscription_id);
+		Oid			view = ks_target_view_create(request->query, s->owner, subscription_id);
 
-		check_exact(request, subscription_id, owner, view, key);
-		ks_target_view_check(view, owner, get_rel_name(request->relid));
+		if (check_exact(request, s, view, key, &values[8]))
+			nulls[8] = ' ';
+		ks_target_view_check(view, s->owner, get_rel_name(request->relid));
 		values[4] = CStringGetTextDatum(request->query_text);
 		values[7] = ObjectIdGetDatum(view);
 		nulls[4] = nulls[7] = ' ';
@@ -592,7 +608,7 @@ ks_target_store(const KsTargetRequest *request, int64 subscription_id, Oid owner
 		values[5] = JsonbPGetDatum(request->merge);
 		nulls[5] = ' ';
 	}
-	(void) ks_catalog_execute("INSERT INTO kafka.subscription_target (subscription_id, target, mode, key, query, merge, options, view) "
-							  "VALUES ($1, $2::pg_catalog.regclass, $3, $4, $5, $6, $7, $8::pg_catalog.regclass)",
-							  8, types, values, nulls);
+	(void) ks_catalog_execute("INSERT INTO kafka.subscription_target (subscription_id, target, mode, key, query, merge, options, view, source) "
+							  "VALUES ($1, $2::pg_catalog.regclass, $3, $4, $5, $6, $7, $8::pg_catalog.regclass, $9)",
+							  9, types, values, nulls);
 }

@@ -34,7 +34,7 @@ extern KsOptions *ks_target_check(const KsTargetRequest *request, Oid owner, Dat
 extern void ks_target_check_mode(const KsTargetRequest *request);
 
 /* Stores a target, and makes its view if it has a query.  The caller is the one who may change the subscription. */
-extern void ks_target_store(const KsTargetRequest *request, int64 subscription_id, Oid owner, Datum key);
+extern void ks_target_store(const KsTargetRequest *request, int64 subscription_id, Datum key);
 
 /* "sum" for KS_MERGE_SUM, and so on. */
 extern const char *ks_merge_word(KsMergeFunction function);

@@ -116,7 +116,7 @@ add_target(const char *name, KsTargetRequest *request)
 		hydrate = true;
 		check_can_hydrate(s, request, true);
 	}
-	ks_target_store(request, s->id, s->owner, key);
+	ks_target_store(request, s->id, key);
 	if (hydrate)
 		ks_rebuild_request(s->id, request->relid, "hydrate", false);
 	else

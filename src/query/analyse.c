@@ -35,6 +35,7 @@ typedef struct Walk
 {
 	Level	   *level;
 	Oid			batch;
+	KsSource   *source;
 	List	   *reads;			/* of KsBatchField * */
 	Bitmapset  *columns;
 	bool		other;			/* relations other than batch, or columns that are not its documents */
@@ -160,7 +161,17 @@ note_read(Walk *w, int column, const char *name)
 {
 	KsBatchField *field;
 
-	if (column == InvalidAttrNumber)
+	if (KS_IS_SOURCE_COLUMN(column))
+	{
+		int			attnum = column - KS_SOURCE_COLUMN(0);
+		const KsSourceColumn *c = &w->source->columns[attnum - 1];
+
+		/* what is read of it is inside of its field */
+		w->source->used = bms_add_member(w->source->used, attnum);
+		column = c->column;
+		name = c->name;
+	}
+	else if (column == InvalidAttrNumber)
 		w->whole_row = true;
 	if (column <= 0)
 	{
@@ -190,7 +201,7 @@ static bool reads_walker(Node *node, void *arg);
 static bool
 row_of_batch(const Walk *w, const RangeTblEntry *rte, Level *level)
 {
-	Walk		inner = {level, w->batch};
+	Walk		inner = {level, w->batch, w->source};
 	ListCell   *lc;
 
 	if (rte->rtekind == RTE_SUBQUERY)
@@ -357,7 +368,7 @@ level_reason(Query *q, bool top, bool *mergeable)
 
 /* Goes down from the query to batch, says what is in the way, and walks what decides which rows there are. */
 static void
-analyse_levels(KsQuery *r, Walk *conditions)
+analyse_levels(KsQuery *r, Walk *conditions, const char *what)
 {
 	Query	   *q = r->query;
 	Level		top = {q, NULL};
@@ -376,12 +387,13 @@ analyse_levels(KsQuery *r, Walk *conditions)
 		if (index == 0)
 		{
 			mergeable = false;
-			reason = reason && q->setOperations ? reason : "kafka.batch does not stand in its FROM clause, but in WITH or in an expression";
+			reason = reason && q->setOperations ? reason :
+				psprintf("%s does not stand in its FROM clause, but in WITH or in an expression", what);
 		}
 		else if (nullable)
 		{
 			mergeable = false;
-			reason = "kafka.batch is on the side of an outer join that is filled up with nulls";
+			reason = psprintf("%s is on the side of an outer join that is filled up with nulls", what);
 		}
 		if (reason && r->not_row_wise == NULL)
 			r->not_row_wise = reason;
@@ -537,6 +549,39 @@ is_one_to_one(Oid function)
 }
 
 /*
+ * A column of the topic's table: what it tells of the message, if it is all of that.  *is_lossy: reading it may make one
+ * value of several.  A text that is too long for its type is an error, and not cut.
+ */
+static bool
+trace_source(const KsSource *source, const Var *var, KsBatchField *field, bool *or_key, bool *is_lossy)
+{
+	const KsSourceColumn *c = &source->columns[var->varattno - KS_SOURCE_COLUMN(0) - 1];
+	int32		typmod = var->vartypmod;
+	Oid			type = getBaseTypeAndTypmod(var->vartype, &typmod);
+
+	field->column = c->column;
+	field->name = c->name;
+	*or_key = c->or_key;
+	*is_lossy = !keeps_apart(type, type == VARCHAROID ? -1 : typmod);
+	return c->whole && (c->column == KS_BATCH_TOPIC || c->column == KS_BATCH_KEY ||
+						(c->column == KS_BATCH_AFTER && c->name != NULL));
+}
+
+/* Is it all of the message key: a column of batch, or of the topic's table? */
+static bool
+is_whole_key(const KsSource *source, Node *node)
+{
+	const KsSourceColumn *c;
+
+	if (!IsA(node, Var))
+		return false;
+	if (!KS_IS_SOURCE_COLUMN(((Var *) node)->varattno))
+		return ((Var *) node)->varattno == KS_BATCH_KEY;
+	c = &source->columns[((Var *) node)->varattno - KS_SOURCE_COLUMN(0) - 1];
+	return c->column == KS_BATCH_KEY && c->name == NULL;
+}
+
+/*
  * If an expression (in terms of batch) is an access to a part of where the message came from, with casts at most: which
  * one?  *is_lossy: its casts may make one value of several.
  *
@@ -544,7 +589,7 @@ is_one_to_one(Oid function)
  * producer gives every value, so that it does not write both '1' and '01', and writes dates where a date is read.
  */
 static bool
-trace(Node *expr, KsBatchField *field, bool *is_lossy)
+trace(const KsSource *source, Node *expr, KsBatchField *field, bool *or_key, bool *is_lossy)
 {
 	bool		lossy = false;
 	bool		is_read = false;	/* by an input function, from a text */
@@ -554,6 +599,14 @@ trace(Node *expr, KsBatchField *field, bool *is_lossy)
 
 	for (;;)
 	{
+		if (IsA(expr, Var) && KS_IS_SOURCE_COLUMN(((Var *) expr)->varattno))
+		{
+			bool		found = trace_source(source, (Var *) expr, field, or_key, is_lossy);
+
+			/* what was read from a text is not to be read again as another type */
+			*is_lossy = *is_lossy || lossy;
+			return found;
+		}
 		lossy = lossy || !keeps_apart(exprType(expr), exprTypmod(expr));
 		if (IsA(expr, RelabelType))
 			expr = (Node *) ((RelabelType *) expr)->arg;
@@ -586,7 +639,7 @@ trace(Node *expr, KsBatchField *field, bool *is_lossy)
 	operand = ks_field_access(expr, &name, &as_text);
 	if (operand && IsA(operand, Var))
 	{
-		field->column = ((Var *) operand)->varattno;
+		field->column = is_whole_key(source, operand) ? KS_BATCH_KEY : ((Var *) operand)->varattno;
 		field->name = name;
 		return field->column == KS_BATCH_KEY || field->column == KS_BATCH_AFTER;
 	}
@@ -598,7 +651,7 @@ trace(Node *expr, KsBatchField *field, bool *is_lossy)
 
 		field->column = KS_BATCH_KEY;
 		field->name = NULL;
-		return IsA(left, Var) && ((Var *) left)->varattno == KS_BATCH_KEY && IsA(right, Const) && !right->constisnull &&
+		return is_whole_key(source, left) && IsA(right, Const) && !right->constisnull &&
 			right->consttype == TEXTARRAYOID && ARR_NDIM(DatumGetArrayTypeP(right->constvalue)) == 0;
 	}
 	return false;
@@ -616,7 +669,7 @@ analyse_output(KsQuery *r, Oid batch)
 	{
 		TargetEntry *te = lfirst(lc);
 		KsQueryColumn *c = &r->output[r->ncolumns];
-		Walk		w = {&top, batch};
+		Walk		w = {&top, batch, r->source};
 		Node	   *expr;
 		bool		lossy;
 
@@ -629,7 +682,7 @@ analyse_output(KsQuery *r, Oid batch)
 		c->reads = w.reads;
 		c->mixed = w.other || w.columns == NULL || contain_volatile_functions((Node *) te->expr);
 		expr = ks_in_terms_of_batch(r->query, (Node *) te->expr);
-		if (expr && !expression_returns_set(expr) && trace(expr, &c->field, &lossy))
+		if (expr && !expression_returns_set(expr) && trace(r->source, expr, &c->field, &c->or_key, &lossy))
 		{
 			c->traced = !lossy;
 			c->lossy = lossy;
@@ -702,13 +755,15 @@ ks_query_column(const KsQuery *query, const char *name)
 
 /* See analyse.h. */
 KsQuery *
-ks_query_analyse(Oid view)
+ks_query_analyse(Oid view, const KsSubscription *subscription)
 {
 	Relation	rel = table_open(view, AccessShareLock);
 	KsQuery    *r = palloc0(sizeof(KsQuery));
 	Oid			batch = ks_batch_relid();
 	Walk		all = {NULL, batch};
 	Walk		conditions = {NULL, batch};
+	const char *what = "kafka.batch";
+	const char *reason;
 
 	if (rel->rd_rel->relkind != RELKIND_VIEW)
 		ereport(ERROR,
@@ -717,17 +772,28 @@ ks_query_analyse(Oid view)
 	r->query = copyObject(get_view_query(rel));
 	table_close(rel, NoLock);
 	r->references = ks_count_references(r->query, batch);
+	r->source = ks_source_find(r->query, subscription, r->references, &reason);
+	if (r->source)
+	{
+		what = r->source->qualified;
+		r->references = 1;
+	}
+	all.source = conditions.source = r->source;
 	r->aggregates = r->query->hasAggs || r->query->groupClause != NIL;
 	(void) reads_walker((Node *) r->query, &all);
 	r->reads = all.reads;
 	r->columns = all.columns;
+	if (reason == NULL && r->source)
+		reason = ks_source_refusal(r->source);
 	if (all.whole_row)
-		r->not_row_wise = r->not_mergeable = "it uses a row of kafka.batch, or of a join or subquery with it, as a whole, and not by its columns";
+		r->not_row_wise = r->not_mergeable = psprintf("it uses a row of %s, or of a join or subquery with it, as a whole, and not by its columns", what);
+	else if (reason)
+		r->not_row_wise = r->not_mergeable = reason;
 	else if (r->references == 0)
 		r->not_row_wise = r->not_mergeable = "it does not read kafka.batch";
 	else if (r->references > 1 && r->query->setOperations == NULL)
 		r->not_row_wise = r->not_mergeable = "it reads kafka.batch more than once";
-	analyse_levels(r, &conditions);
+	analyse_levels(r, &conditions, what);
 	r->conditions = conditions.reads;
 	analyse_output(r, batch);
 	return r;

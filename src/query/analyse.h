@@ -11,21 +11,7 @@
 
 #include "nodes/bitmapset.h"
 #include "nodes/parsenodes.h"
-
-/* Columns of relation kafka.batch, by attribute number. */
-typedef enum KsBatchColumn
-{
-	KS_BATCH_TOPIC = 1,
-	KS_BATCH_PARTITION,
-	KS_BATCH_OFFSET,
-	KS_BATCH_TS,
-	KS_BATCH_KEY,
-	KS_BATCH_OP,
-	KS_BATCH_BEFORE,
-	KS_BATCH_AFTER,
-	KS_BATCH_HEADERS,
-	KS_BATCH_COLUMNS = KS_BATCH_HEADERS
-} KsBatchColumn;
+#include "query/source.h"
 
 /* A field of key, before or after that an expression reads. */
 typedef struct KsBatchField
@@ -48,13 +34,15 @@ typedef struct KsQueryColumn
 	 */
 	bool		traced;
 	bool		lossy;			/* would be traced but for casts that may make one value of several */
+	bool		or_key;			/* the message key tells it where the row does not */
 	KsBatchField field;			/* where it is traced or lossy */
 	Node	   *expr;			/* traced, lossy: the expression, with batch as varno 1, level 0 */
 } KsQueryColumn;
 
 typedef struct KsQuery
 {
-	Query	   *query;			/* a copy, as stored */
+	Query	   *query;			/* a copy, as stored, but for kafka.batch in the place of "source" */
+	KsSource   *source;			/* the topic's table whose columns batch has, NULL: none */
 	int			references;		/* to kafka.batch */
 	const char *not_row_wise;	/* why it is not a row-wise query, NULL if it is */
 	const char *not_mergeable;	/* why not even the rows of mode merge can come of it, NULL if they can */
@@ -71,10 +59,11 @@ typedef struct KsQuery
 extern Oid	ks_batch_relid(void);
 
 /*
- * Analyses the query of a view.  Result in CurrentMemoryContext.  ERROR: it is no view.  Whether a mode can do with
- * it is for ks_query_check to say.
+ * Analyses the query of a view, which is that of a target of the subscription.  Result in CurrentMemoryContext.  ERROR: it
+ * is no view, or names a topic's table that reads messages otherwise than the subscription.  Whether a mode can do with it
+ * is for ks_query_check to say.
  */
-extern KsQuery *ks_query_analyse(Oid view);
+extern KsQuery *ks_query_analyse(Oid view, const KsSubscription *subscription);
 
 /*
  * Columns that are not traced any more once they are stored in the table's columns of their names, whose types are

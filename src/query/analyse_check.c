@@ -67,6 +67,8 @@ ks_query_reads_topic(const KsQuery *query, const char *topic, Oid reader)
 	bool		reads = true;
 	ListCell   *lc;
 
+	if (query->source && strcmp(query->source->topic, topic) != 0)
+		return false;
 	/* immutable functions run here, anybody's */
 	GetUserIdAndSecContext(&save_user, &save_context);
 	SetUserIdAndSecContext(reader, save_context | SECURITY_RESTRICTED_OPERATION);
@@ -193,7 +195,7 @@ ks_query_check(const KsQuery *query, const char *mode, int nkeys, char **keys,
 	if (reason)
 		refuse(mode, reason, !merge && query->aggregates && query->not_mergeable == NULL ?
 			   "Only mode merge may aggregate." :
-			   "Write it as a plain SELECT over one kafka.batch in FROM, joined with other tables where needed.");
+			   "Write it as a plain SELECT over one kafka.batch, or one foreign table of a topic that the subscription reads, in FROM, joined with other tables where needed.");
 	for (int i = 0; i < query->ncolumns; i++)
 		for (int j = 0; j < i; j++)
 			if (strcmp(query->output[i].name, query->output[j].name) == 0)

@@ -3,6 +3,7 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "compat/query_compat.h"
@@ -20,6 +21,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/queryenvironment.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
@@ -43,9 +45,20 @@ void
 ks_shape_reset(KsBatchShape *shape)
 {
 	MemoryContextReset(shape->context);
-	shape->fields = NIL;
+	shape->fields = shape->sources = NIL;
+	shape->typed = NULL;
 	shape->columns = NULL;
 	shape->desc = NULL;
+}
+
+/* Describes a column that is one of a topic's table. */
+static void
+init_typed_entry(TupleDesc desc, AttrNumber attno, const char *name, const KsShapeField *field)
+{
+	Form_pg_attribute att = TupleDescAttr(field->source->desc, field->attribute);
+
+	TupleDescInitEntry(desc, attno, name, att->atttypid, att->atttypmod, att->attndims);
+	TupleDescInitEntryCollation(desc, attno, att->attcollation);
 }
 
 /* See rewrite.h. */
@@ -75,6 +88,8 @@ ks_shape_desc(KsBatchShape *shape)
 			snprintf(name, sizeof(name), "field_%d", i);
 		TupleDescInitEntry(shape->desc, i + 1, i < KS_BATCH_FIXED ? fixed[i].name : name,
 						   i < KS_BATCH_FIXED ? fixed[i].type : TEXTOID, -1, 0);
+		if (i >= KS_BATCH_FIXED && ks_shape_field(shape, i)->source)
+			init_typed_entry(shape->desc, i + 1, name, ks_shape_field(shape, i));
 	}
 	MemoryContextSwitchTo(old);
 	return shape->desc;
@@ -85,17 +100,17 @@ static AttrNumber
 field_column(KsBatchShape *shape, KsBatchColumn column, const char *name, bool or_scalar)
 {
 	MemoryContext old;
-	KsTextField *f;
+	KsShapeField *f;
 	ListCell   *lc;
 
 	foreach(lc, shape->fields)
 	{
 		f = lfirst(lc);
-		if (f->column == column && f->or_scalar == or_scalar && strcmp(f->name, name) == 0)
+		if (f->source == NULL && f->column == column && f->or_scalar == or_scalar && strcmp(f->name, name) == 0)
 			return KS_BATCH_FIXED + foreach_current_index(lc) + 1;
 	}
 	old = MemoryContextSwitchTo(shape->context);
-	f = palloc0(sizeof(KsTextField));
+	f = palloc0(sizeof(KsShapeField));
 	f->column = column;
 	f->name = pstrdup(name);
 	f->or_scalar = or_scalar;
@@ -105,15 +120,82 @@ field_column(KsBatchShape *shape, KsBatchColumn column, const char *name, bool o
 	return KS_BATCH_FIXED + list_length(shape->fields);
 }
 
+/* What a topic's table says, read once. */
+static KsShapeSource *
+shape_source(KsBatchShape *shape, Oid relid)
+{
+	MemoryContext old;
+	KsShapeSource *source;
+	Relation	rel;
+	ListCell   *lc;
+
+	foreach(lc, shape->sources)
+		if (((KsShapeSource *) lfirst(lc))->relid == relid)
+			return lfirst(lc);
+	rel = table_open(relid, AccessShareLock);
+	old = MemoryContextSwitchTo(shape->context);
+	source = palloc(sizeof(KsShapeSource));
+	source->relid = relid;
+	source->table = ks_topic_table(rel);
+	source->desc = CreateTupleDescCopy(RelationGetDescr(rel));
+	shape->sources = lappend(shape->sources, source);
+	MemoryContextSwitchTo(old);
+	/* the lock stays, so that what it says does */
+	table_close(rel, NoLock);
+	return source;
+}
+
+/*
+ * Returns the attribute number of a column of a topic's table, which is added if need be.  in_key: one of the value, as
+ * the message key tells it.
+ */
+static AttrNumber
+typed_column(KsBatchShape *shape, const KsSource *from, AttrNumber attnum, bool in_key, bool or_scalar)
+{
+	KsShapeSource *source = shape_source(shape, from->relid);
+	const KsSourceColumn *c = &from->columns[attnum - 1];
+	MemoryContext old = MemoryContextSwitchTo(shape->context);
+	KsShapeField *f;
+	int			index = 0;
+	ListCell   *lc;
+
+	in_key = in_key && c->column == KS_BATCH_AFTER;
+	or_scalar = or_scalar && in_key;
+	foreach(lc, shape->fields)
+	{
+		f = lfirst(lc);
+		if (f->source == source && f->attribute == attnum - 1 && f->in_key == in_key && f->or_scalar == or_scalar)
+			break;
+		index++;
+	}
+	if (lc == NULL)
+	{
+		f = palloc0(sizeof(KsShapeField));
+		f->column = c->column;
+		f->name = c->name ? pstrdup(c->name) : NULL;
+		f->source = source;
+		f->attribute = attnum - 1;
+		f->in_key = in_key;
+		f->or_scalar = or_scalar;
+		shape->fields = lappend(shape->fields, f);
+		shape->desc = NULL;
+	}
+	shape->typed = bms_add_member(shape->typed, KS_BATCH_FIXED + index);
+	MemoryContextSwitchTo(old);
+	return KS_BATCH_FIXED + index + 1;
+}
+
 /* ---- putting the ephemeral relation in batch's place */
 
 typedef struct Replace
 {
 	Query	   *query;			/* in which batch stands */
 	KsBatchShape *shape;
+	const KsSource *source;		/* the topic's table whose columns batch has, NULL: none */
 	int			varno;
 	int			levelsup;
 	bool		or_scalar;
+	bool		in_key;			/* columns of the value are those that the message key tells */
 } Replace;
 
 /* Notes that a column of batch is read as a whole. */
@@ -203,6 +285,10 @@ replace_mutator(Node *node, void *arg)
 	{
 		Var		   *var = copyObject((Var *) node);
 
+		if (KS_IS_SOURCE_COLUMN(column))
+			return (Node *) makeVar(r->varno, typed_column(r->shape, r->source, column - KS_SOURCE_COLUMN(0), r->in_key,
+														   r->or_scalar),
+									var->vartype, var->vartypmod, var->varcollid, r->levelsup);
 		note_column(r->shape, column);
 		if (var->varno == r->varno)
 			return (Node *) var;
@@ -249,11 +335,39 @@ drop_order(Query *q)
 }
 
 /*
+ * Columns of joins that were made of columns of a topic's table: those that are one are not asked for by the join's name
+ * any more, the others are replaced.
+ */
+static void
+replace_join_columns(Query *q, Replace *r)
+{
+	ListCell   *lc;
+	ListCell   *la;
+
+	foreach(lc, q->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+
+		if (rte->rtekind != RTE_JOIN)
+			continue;
+		foreach(la, rte->joinaliasvars)
+		{
+			Node	   *alias = lfirst(la);
+
+			if (alias && !IsA(alias, Var))
+				lfirst(la) = replace_mutator(alias, r);
+			else if (alias && KS_IS_SOURCE_COLUMN(((Var *) alias)->varattno))
+				lfirst(la) = NULL;
+		}
+	}
+}
+
+/*
  * Puts the ephemeral relation into a query in which batch stands, or a subquery of it; with_row: adds the number of the
  * message as a column, whose number is returned.
  */
 static AttrNumber
-replace_batch(Query *q, Oid batch, KsBatchShape *shape, bool with_row)
+replace_batch(Query *q, Oid batch, const KsSource *source, KsBatchShape *shape, bool with_row)
 {
 	ListCell   *lc;
 
@@ -268,17 +382,19 @@ replace_batch(Query *q, Oid batch, KsBatchShape *shape, bool with_row)
 
 		if (rte->rtekind == RTE_SUBQUERY && ks_count_references(rte->subquery, batch) > 0)
 		{
-			inner = replace_batch(rte->subquery, batch, shape, with_row);
+			inner = replace_batch(rte->subquery, batch, source, shape, with_row);
 			if (with_row)
 				rte->eref->colnames = lappend(rte->eref->colnames, makeString(pstrdup("ks_row")));
 		}
 		else if (rte->rtekind == RTE_RELATION && rte->relid == batch)
 		{
-			Replace		r = {q, shape, varno, 0, false};
+			Replace		r = {q, shape, source, varno, 0};
 			Query	   *replaced;
 
 			replaced = query_tree_mutator(q, replace_mutator, &r, QTW_IGNORE_JOINALIASES);
 			memcpy(q, replaced, sizeof(Query));
+			if (source)
+				replace_join_columns(q, &r);
 			list_nth_cell(q->rtable, varno - 1)->ptr_value = make_entry();
 			inner = KS_BATCH_ROW;
 		}
@@ -342,7 +458,7 @@ ks_query_over_messages(const KsQuery *query, KsBatchShape *shape, const KsQueryS
 {
 	Query	   *inner = copyObject(query->query);
 	bool		with_row = query->not_row_wise == NULL;
-	AttrNumber	row = replace_batch(inner, ks_batch_relid(), shape, with_row);
+	AttrNumber	row = replace_batch(inner, ks_batch_relid(), query->source, shape, with_row);
 	RangeTblEntry *rte = makeNode(RangeTblEntry);
 	Query	   *q;
 	List	   *names = NIL;
@@ -394,7 +510,7 @@ Query *
 ks_query_of_places(const KsQuery *query, KsBatchShape *shape, const KsQuerySink *sinks, int nsinks)
 {
 	Query	   *q = select_from(make_entry());
-	Replace		r = {NULL, shape, 1, 0, false};
+	Replace		r = {NULL, shape, query->source, 1, 0, false, true};
 	int			fields = 0;
 
 	for (int i = 0; i < nsinks; i++)

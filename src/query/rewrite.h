@@ -3,7 +3,7 @@
  *
  * kafka.batch is replaced by an ephemeral relation that has batch's columns, the number of the message, and one text
  * column for each field that some query reads as text: after->>'id' becomes a column, so that no document has to be
- * built and searched for it.
+ * built and searched for it.  A column of a topic's foreign table becomes a column of its own type.
  */
 #ifndef KS_REWRITE_H
 #define KS_REWRITE_H
@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "access/tupdesc.h"
+#include "fdw/topic_table.h"
 #include "nodes/plannodes.h"
 #include "query/analyse.h"
 
@@ -18,19 +19,32 @@
 #define KS_BATCH_ROW (KS_BATCH_COLUMNS + 1)
 #define KS_BATCH_FIXED KS_BATCH_ROW
 
-/* A field that is a text column. */
-typedef struct KsTextField
+/* A topic's foreign table that some query reads. */
+typedef struct KsShapeSource
+{
+	Oid			relid;
+	KsTopicTable *table;
+	TupleDesc	desc;
+} KsShapeSource;
+
+/* A field that is a column: a text, or (source) a column of a topic's table. */
+typedef struct KsShapeField
 {
 	KsBatchColumn column;		/* key, before or after */
-	char	   *name;
+	char	   *name;			/* NULL: not one of its fields (source) */
 	bool		or_scalar;		/* a key that is no object stands for this field */
-} KsTextField;
+	KsShapeSource *source;		/* NULL: a text */
+	int			attribute;		/* of the source, by index */
+	bool		in_key;			/* a column of the value, as the message key tells it */
+} KsShapeField;
 
 /* What the ephemeral relation must hold for the queries of a subscription. */
 typedef struct KsBatchShape
 {
 	MemoryContext context;
-	List	   *fields;			/* of KsTextField *, in the order of their columns */
+	List	   *fields;			/* of KsShapeField *, in the order of their columns */
+	List	   *sources;		/* of KsShapeSource * */
+	Bitmapset  *typed;			/* indexes of fields with a source that were asked for since this was emptied */
 	Bitmapset  *columns;		/* of batch, that are read as a whole */
 	TupleDesc	desc;			/* NULL: to be made anew */
 } KsBatchShape;
@@ -50,6 +64,8 @@ extern KsBatchShape *ks_shape_create(void);
 extern void ks_shape_reset(KsBatchShape *shape);
 /* The row type of the ephemeral relation, in the shape's memory. */
 extern TupleDesc ks_shape_desc(KsBatchShape *shape);
+/* A field of the shape, whose column has this index. */
+#define ks_shape_field(shape, index) ((KsShapeField *) list_nth((shape)->fields, (index) - KS_BATCH_FIXED))
 
 /*
  * The query over the ephemeral relation, with one column for each sink, cast as an assignment does, and (row_wise) the
