@@ -449,11 +449,13 @@ verify(KsConsumer *c)
 static void
 note_gone(KsOffset *o)
 {
-	o->lost = o->high < 0 || Max(o->high, o->stable) > o->stored;
+	int64		end = Max(Max(o->high, o->stable), o->elsewhere);
+
+	o->lost = o->high < 0 || end > o->stored;
 	ereport(o->lost ? WARNING : LOG,
 			(errmsg("topic \"%s\", partition %d does not exist any more", o->topic, o->partition),
 			 o->lost ? errdetail("It was read up to offset " INT64_FORMAT ", and ended at " INT64_FORMAT ".",
-								 o->stored, Max(o->high, o->stable)) : 0));
+								 o->stored, end) : 0));
 }
 
 /* Shows in kafka.problems that topics have gone before they were read to their end. */

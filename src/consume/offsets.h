@@ -36,6 +36,7 @@ typedef struct KsOffset
 	int64		low;
 	int64		high;
 	int64		stable;
+	int64		elsewhere;		/* it was read up to here by the other feed of a rebuild: it was no shorter then */
 
 	int64		goal;			/* rebuild: what is read before it looks at the log's end again */
 	int64		eof;			/* where the log ended when its end was last met, -1 = not yet */

@@ -431,11 +431,29 @@ waits_for_more(KsRebuild *r)
 	return false;
 }
 
+/*
+ * Tells the ordinary feed how long the log is at least: while it waits for something it fetches nothing, so does not learn
+ * of messages that are new, and would take a topic that goes then for one that it has read to its end.
+ */
+static void
+tell_live(const KsRebuild *r)
+{
+	for (int i = 0; r->live && i < r->feed->offsets->count; i++)
+	{
+		const KsOffset *o = r->feed->offsets->items[i];
+		KsOffset   *live = ks_offsets_find(r->live_offsets, o->topic, o->partition);
+
+		if (live)
+			live->elsewhere = o->stored;
+	}
+}
+
 /* See rebuild.h. */
 bool
 ks_rebuild_pass(KsRebuild *r, bool *more)
 {
 	*more = false;
+	tell_live(r);
 	switch (r->stage)
 	{
 		case KS_REBUILD_LOAD:

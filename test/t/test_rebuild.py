@@ -480,6 +480,10 @@ def goes_round(db):
     db.wait("SELECT max(loops) > %s FROM kafka.worker_status()", loops + 60)
 
 
+# a row that is referred to comes when the test has seen what it wants to see
+PATIENT = {"fk_wait": 600000}
+
+
 def test_live_waits_for_a_row(db, kafka):
     """The other target holds a message that refers to a missing row: both meet beyond it, when the row has come."""
     topic = kafka.create_topic()
@@ -487,7 +491,7 @@ def test_live_waits_for_a_row(db, kafka):
     table(db)
     table(db, "id int PRIMARY KEY REFERENCES parent, v text", "child")
     kafka.produce_many(topic, rows(100))
-    subscribe(db, topic, "t")
+    subscribe(db, topic, "t", options=PATIENT)
     add_target(db, "child")
     rebuilt(db)
     file = storage(db)
@@ -513,7 +517,7 @@ def test_live_waits_for_a_message(db, kafka):
     table(db, "id int PRIMARY KEY REFERENCES parent, v text", "child")
     kafka.produce_many(topic, rows(10))
     kafka.produce_many(parents, rows(10))
-    subscribe(db, [topic, parents], "t")
+    subscribe(db, [topic, parents], "t", options=PATIENT)
     query_targets.add_target(db, "parent", f"SELECT (after->>'id')::int AS id, after->>'v' AS v FROM batch WHERE topic = '{parents}'")
     query_targets.add_target(db, "child", f"SELECT (after->>'id')::int AS id, after->>'v' AS v FROM batch WHERE topic = '{topic}'")
     rebuilt(db)
@@ -536,7 +540,7 @@ def test_topic_goes_before_the_others_read_it(db, kafka):
     table(db, "id int PRIMARY KEY REFERENCES parent, v text", "child")
     kafka.produce_many(topic, rows(10))
     kafka.produce_many(gone, rows(10, 10))
-    subscribe(db, "^" + topic, "t", options={"max_batch_rows": 2})
+    subscribe(db, "^" + topic, "t", options={"max_batch_rows": 2, **PATIENT})
     add_target(db, "child")
     rebuilt(db)
     kafka.produce_many(topic, rows(2, 500))
