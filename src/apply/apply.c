@@ -761,8 +761,12 @@ after_failure(KsApply *a, const KsMessage *m, int count, int left, ErrorData *e)
 			ks_rethrow(e);
 		return APPLY_LATER;
 	}
-	/* two writers of the same key: the row is there now */
-	if (e->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && !a->again)
+	/*
+	 * Two writers of the same key: the row is there now.  And a foreign-data wrapper may say the same of a connection that it
+	 * has lost as of a row that is refused: if so, it will not get it back.
+	 */
+	if (!a->again && (e->sqlerrcode == ERRCODE_UNIQUE_VIOLATION ||
+					  (count == 1 && ERRCODE_TO_CATEGORY(e->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_FDW_ERROR))))
 	{
 		a->again = true;
 		return APPLY_AGAIN;

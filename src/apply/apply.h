@@ -23,7 +23,7 @@ typedef struct KsApply
 	int			since_fault;	/* messages applied since the last one that was set aside */
 	TimestampTz waiting_since;	/* for a referenced row; 0 = not */
 	int			waiting;		/* messages that have been waiting since then, those to come included */
-	bool		again;			/* the attempt that met a unique violation has been made again */
+	bool		again;			/* the attempt that met what may be gone the next time has been made again */
 	Oid			target;			/* only these messages' rows of one target are written: a message is set aside for it alone */
 	const KsWriter *at;			/* the writer that is at work; NULL = none */
 	int			nactive;		/* writers that messages are handed to at the moment */

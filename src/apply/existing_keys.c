@@ -8,7 +8,7 @@
 #include "access/htup_details.h"
 #include "access/nbtree.h"
 #include "access/tableam.h"
-#include "apply/existing_keys.h"
+#include "apply/find_rows.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
@@ -20,8 +20,6 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
-
-#define RELATION_NAME "ks_parts"
 
 /* Does an index begin with exactly these columns, in any order? */
 static bool
@@ -98,66 +96,6 @@ by_index(KsTargetTable *t, Relation index, int n, Datum **parts, int count, KsKe
 	index_close(index, NoLock);
 }
 
-/* By SQL: for partitioned tables, and those without such an index. */
-static void
-by_sql(KsTargetTable *t, const int *attributes, int n, Datum **parts, int count, KsKeyFound found, void *arg)
-{
-	EphemeralNamedRelation relation = palloc0(sizeof(EphemeralNamedRelationData));
-	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
-	TupleDesc	source = RelationGetDescr(t->rel);
-	TupleDesc	desc = CreateTemplateTupleDesc(n + 1);
-	Datum	   *values = palloc(sizeof(Datum) * Max(n + 1, t->natts));
-	bool	   *nulls = palloc0(sizeof(bool) * (n + 1));
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT r.ks_part");
-	for (int i = 0; i < t->nkeys; i++)
-		appendStringInfo(&sql, ", t.%s", t->columns[t->keys[i].index].quoted);
-	appendStringInfo(&sql, " FROM " RELATION_NAME " r JOIN %s t ON ", t->qualified);
-	TupleDescInitEntry(desc, 1, "ks_part", INT4OID, -1, 0);
-	for (int i = 0; i < n; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(source, attributes[i]);
-
-		TupleDescInitEntry(desc, i + 2, NameStr(att->attname), att->atttypid, att->atttypmod, att->attndims);
-		TupleDescInitEntryCollation(desc, i + 2, att->attcollation);
-		for (int k = 0; k < t->nkeys; k++)
-			if (t->keys[k].index == attributes[i])
-				appendStringInfo(&sql, "%st.%s %s r.%s", i ? " AND " : "", t->columns[attributes[i]].quoted,
-								 t->keys[k].equal_operator, t->columns[attributes[i]].quoted);
-	}
-	for (int p = 0; p < count; p++)
-	{
-		values[0] = Int32GetDatum(p);
-		for (int i = 0; i < n; i++)
-			values[i + 1] = parts[p][attributes[i]];
-		tuplestore_putvalues(store, desc, values, nulls);
-	}
-	relation->md.name = RELATION_NAME;
-	relation->md.tupdesc = desc;
-	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
-	relation->md.enrtuples = count;
-	relation->reldata = store;
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	if (SPI_register_relation(relation) != SPI_OK_REL_REGISTER)
-		elog(ERROR, "could not register the rows of a batch");
-	if (SPI_execute(sql.data, true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read %s", t->qualified);
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		HeapTuple	tuple = SPI_tuptable->vals[i];
-		bool		isnull;
-
-		for (int k = 0; k < t->nkeys; k++)
-			values[t->keys[k].index] = SPI_getbinval(tuple, SPI_tuptable->tupdesc, k + 2, &isnull);
-		found(arg, DatumGetInt32(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &isnull)), values);
-	}
-	SPI_finish();
-	tuplestore_end(store);
-}
-
 /* See existing_keys.h. */
 void
 ks_local_existing_keys(KsTargetTable *t, const int *attributes, int n, Datum **parts, int count, KsKeyFound found, void *arg)
@@ -172,7 +110,8 @@ ks_local_existing_keys(KsTargetTable *t, const int *attributes, int n, Datum **p
 	if (index)
 		by_index(t, index, n, parts, count, found, arg);
 	else
-		by_sql(t, attributes, n, parts, count, found, arg);
+		/* for partitioned tables, and those without such an index */
+		ks_find_keys(t, attributes, n, parts, 0, count, NULL, NULL, found, arg);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 }

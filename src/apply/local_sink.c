@@ -26,9 +26,9 @@ ks_missing_value(const KsTargetTable *target, const KsBatchRow *row)
 			 errhint("Set REPLICA IDENTITY FULL on the source table, and publish its rows again.")));
 }
 
-/* Empties the table.  It must not be open meanwhile; the lock stays. */
-static void
-truncate_table(KsTargetTable *t)
+/* See local_sink.h.  The table must not be open meanwhile; the lock stays. */
+void
+ks_truncate_table(KsTargetTable *t)
 {
 	ks_target_close(t);
 	if (SPI_connect() != SPI_OK_CONNECT)
@@ -44,7 +44,7 @@ static void
 apply(KsBatch *b)
 {
 	if (b->truncate)
-		truncate_table(b->target);
+		ks_truncate_table(b->target);
 	if (b->nrows == 0)
 		return;
 	if (b->target->direct)

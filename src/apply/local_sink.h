@@ -15,6 +15,9 @@ extern void ks_direct_apply(KsBatch *batch);
 /* By SQL, set by set: for partitioned tables, BEFORE and statement triggers. In sql_sink.c. */
 extern void ks_sql_apply(KsBatch *batch);
 
+/* Empties a table by TRUNCATE. */
+extern void ks_truncate_table(KsTargetTable *target);
+
 /* ERROR: a row misses an unchanged value, and the table has no earlier one. */
 pg_noreturn extern void ks_missing_value(const KsTargetTable *target, const KsBatchRow *row);
 

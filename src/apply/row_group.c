@@ -7,7 +7,6 @@
 #include "apply/row_group.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "utils/tuplestore.h"
 
 /* Finds or makes the group that a row belongs to. */
 static KsRowGroup *
@@ -77,12 +76,33 @@ make_desc(KsTargetTable *t, const bool *columns, int **map)
 }
 
 /* See row_group.h. */
+int
+ks_relation_execute(const char *name, TupleDesc desc, Tuplestorestate *store, int count, const char *statement,
+					const KsParameters *parameters, bool read_only)
+{
+	EphemeralNamedRelation relation = palloc0(sizeof(EphemeralNamedRelationData));
+
+	relation->md.name = unconstify(char *, name);
+	relation->md.reliddesc = InvalidOid;
+	relation->md.tupdesc = desc;
+	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
+	relation->md.enrtuples = count;
+	relation->reldata = store;
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_register_relation(relation) != SPI_OK_REL_REGISTER)
+		elog(ERROR, "could not register the rows of a batch");
+	if (parameters == NULL)
+		return SPI_execute(statement, read_only, 0);
+	return SPI_execute_with_args(statement, parameters->count, parameters->types, parameters->values, NULL, read_only, 0);
+}
+
+/* See row_group.h. */
 uint64
 ks_rows_execute(KsBatch *b, const char *statement, const KsParameters *parameters, int expected, const bool *columns,
 				const int *rows, int count)
 {
 	KsTargetTable *t = b->target;
-	EphemeralNamedRelation relation = palloc0(sizeof(EphemeralNamedRelationData));
 	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
 	int		   *map;
 	TupleDesc	desc = make_desc(t, columns, &map);
@@ -102,21 +122,7 @@ ks_rows_execute(KsBatch *b, const char *statement, const KsParameters *parameter
 		}
 		tuplestore_putvalues(store, desc, values, nulls);
 	}
-
-	relation->md.name = KS_ROWS;
-	relation->md.reliddesc = InvalidOid;
-	relation->md.tupdesc = desc;
-	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
-	relation->md.enrtuples = count;
-	relation->reldata = store;
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	if (SPI_register_relation(relation) != SPI_OK_REL_REGISTER)
-		elog(ERROR, "could not register the rows of a batch");
-	if (parameters)
-		result = SPI_execute_with_args(statement, parameters->count, parameters->types, parameters->values, NULL, false, 0);
-	else
-		result = SPI_execute(statement, false, 0);
+	result = ks_relation_execute(KS_ROWS, desc, store, count, statement, parameters, false);
 	if (result != expected)
 		elog(ERROR, "unexpected result %d of writing to %s", result, t->qualified);
 	processed = SPI_processed;

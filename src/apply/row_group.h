@@ -7,6 +7,7 @@
 
 #include "apply/batch.h"
 #include "nodes/pg_list.h"
+#include "utils/tuplestore.h"
 
 #define KS_ROWS "ks_rows"
 
@@ -31,6 +32,13 @@ typedef struct KsParameters
 
 /* Puts row number "row" of a batch into the group that it belongs to, made if need be. */
 extern void ks_row_group_add(KsBatch *batch, List **groups, int row, bool insert);
+
+/*
+ * Runs a statement through SPI, which sees what is stored as a relation of this name.  Returns SPI's result, and leaves it
+ * connected.
+ */
+extern int	ks_relation_execute(const char *name, TupleDesc desc, Tuplestorestate *store, int count, const char *statement,
+								const KsParameters *parameters, bool read_only);
 
 /*
  * Runs a statement through SPI over the given rows, of which it sees the columns chosen (by attribute) as KS_ROWS, with

@@ -16,8 +16,9 @@ ks_sink_for(Oid relid)
 			return &ks_local_sink;
 		case KS_TABLE_POSTGRES:
 		case KS_TABLE_KAFKA:
-		case KS_TABLE_GENERIC:
 			break;
+		case KS_TABLE_GENERIC:
+			return &ks_foreign_sink;
 	}
 	return NULL;
 }

@@ -9,6 +9,7 @@
 #include "control/foreign_table.h"
 #include "foreign/fdwapi.h"
 #include "foreign/foreign.h"
+#include "nodes/pathnodes.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
@@ -23,7 +24,7 @@ static const struct
 	[KS_TABLE_LOCAL] = {true, true, true},
 	[KS_TABLE_POSTGRES] = {false, false, false},
 	[KS_TABLE_KAFKA] = {false, false, false},
-	[KS_TABLE_GENERIC] = {false, false, false},
+	[KS_TABLE_GENERIC] = {true, false, false},
 };
 
 /* The wrapper of a foreign table. */
@@ -75,14 +76,81 @@ static bool
 is_updatable(Relation rel, bool append)
 {
 	FdwRoutine *routine = GetFdwRoutineForRelation(rel, false);
-	int			needed = append ? 1 << CMD_INSERT : (1 << CMD_INSERT) | (1 << CMD_DELETE);
+	int			needed = append ? 1 << CMD_INSERT : (1 << CMD_INSERT) | (1 << CMD_UPDATE) | (1 << CMD_DELETE);
 	int			events;
 
 	if (routine->IsForeignRelUpdatable)
 		events = routine->IsForeignRelUpdatable(rel);
 	else
-		events = (routine->ExecForeignInsert ? 1 << CMD_INSERT : 0) | (routine->ExecForeignDelete ? 1 << CMD_DELETE : 0);
+		events = (routine->ExecForeignInsert ? 1 << CMD_INSERT : 0) | (routine->ExecForeignUpdate ? 1 << CMD_UPDATE : 0) |
+			(routine->ExecForeignDelete ? 1 << CMD_DELETE : 0);
 	return (events & needed) == needed;
+}
+
+/*
+ * The names of the columns by which a wrapper tells the row that it is to change.  NIL: by something else, such as its
+ * place.  It is asked as the planner would ask it, but without its planning the statement, which may need the other side.
+ */
+static List *
+row_identity(Relation rel)
+{
+	FdwRoutine *routine = GetFdwRoutineForRelation(rel, false);
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+	Query	   *query = makeNode(Query);
+	PlannerInfo *root = makeNode(PlannerInfo);
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	if (routine->AddForeignUpdateTargets == NULL)
+		return NIL;
+	rte->rtekind = RTE_RELATION;
+	rte->relid = RelationGetRelid(rel);
+	rte->relkind = rel->rd_rel->relkind;
+	query->commandType = CMD_DELETE;
+	query->resultRelation = 1;
+	query->rtable = list_make1(rte);
+	root->parse = query;
+	root->planner_cxt = CurrentMemoryContext;
+	routine->AddForeignUpdateTargets(root, 1, rte, rel);
+	foreach(lc, root->processed_tlist)
+	{
+		Var		   *var = (Var *) ((TargetEntry *) lfirst(lc))->expr;
+
+		if (!IsA(var, Var) || var->varattno <= 0)
+			return NIL;
+		names = lappend(names, NameStr(TupleDescAttr(RelationGetDescr(rel), var->varattno - 1)->attname));
+	}
+	return names;
+}
+
+/* See foreign_table.h. */
+void
+ks_foreign_check_identity(Relation rel, List *key)
+{
+	List	   *identity;
+	StringInfoData columns;
+	ListCell   *lk;
+	ListCell   *lc;
+
+	if (ks_table_kind(RelationGetRelid(rel)) != KS_TABLE_GENERIC || (identity = row_identity(rel)) == NIL)
+		return;
+	initStringInfo(&columns);
+	foreach(lc, identity)
+		appendStringInfo(&columns, "%s\"%s\"", columns.len ? ", " : "", (char *) lfirst(lc));
+	foreach(lk, key)
+	{
+		bool		found = false;
+
+		foreach(lc, identity)
+			found = found || strcmp(lfirst(lc), lfirst(lk)) == 0;
+		if (!found)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+					 errmsg("foreign table \"%s\" cannot be written by key column \"%s\"", RelationGetRelationName(rel), (char *) lfirst(lk)),
+					 errdetail("Foreign-data wrapper \"%s\" tells rows apart by %s alone, so that it would change rows of other "
+							   "keys too.", wrapper_of(RelationGetRelid(rel))->fdwname, columns.data),
+					 errhint("Let the key be of columns by which the wrapper tells rows apart. mysql_fdw takes the first one.")));
+	}
 }
 
 /* See foreign_table.h. */

@@ -27,6 +27,9 @@ extern KsTableKind ks_table_kind(Oid relid);
  */
 extern void ks_foreign_check(Relation rel, const char *mode, const KsOptions *options);
 
+/* ERROR if its wrapper (a generic one) tells the row to change by columns that do not include the whole key. */
+extern void ks_foreign_check_identity(Relation rel, List *key);
+
 /* ERROR, naming the table, if it is a foreign one, which cannot be read again from the log. */
 extern void ks_foreign_refuse_rebuild(Oid relid, const char *hint);
 

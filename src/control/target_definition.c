@@ -471,6 +471,7 @@ ks_target_check(const KsTargetRequest *request, Oid owner, Datum *key)
 		check_merge(rel, request, names);
 	options = check_options(rel, request, names);
 	ks_foreign_check(rel, request->mode, options);
+	ks_foreign_check_identity(rel, names);
 	check_target_free(request->relid);
 	table_close(rel, NoLock);
 

@@ -46,6 +46,8 @@ innodb-log-file-size=64M
 innodb-lock-wait-timeout=10
 performance-schema=OFF
 skip-log-bin
+# survives kill -9, though not a machine that goes down
+innodb-flush-log-at-trx-commit=2
 CNF
     for option in "$@"; do printf '%s\n' "$option"; done
   } >"$dir/mariadb.cnf"
