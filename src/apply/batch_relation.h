@@ -93,11 +93,13 @@ extern void ks_batch_relation_begin(KsBatchRelation *r, int count);
 extern KsBatchEvent *ks_batch_relation_add(KsBatchRelation *r, const KsMessage *message, const KsParsed *parsed);
 
 /*
- * Reads columns (indexes of the shape) of topics' tables of an event's message into it, once, whoever calls it.  row:
- * also those that are not the message key's.  ERROR for what cannot be read.  In batch_source.c.
+ * Reads columns (indexes of the shape) of topics' tables of an event's message into it, once, whoever calls it.  ERROR for
+ * what cannot be read.  In batch_source.c.
  */
 extern void ks_batch_relation_read(KsBatchRelation *r, KsBatchEvent *event, const KsMessage *message,
-								   const KsParsed *parsed, const Bitmapset *columns, bool row);
+								   const KsParsed *parsed, const Bitmapset *columns);
+/* Makes ready what reads them, so that parsers know before the first message what of its headers is wanted. */
+extern void ks_batch_relation_prepare(KsBatchRelation *r, const Bitmapset *columns);
 /* Does a list of KsBatchField, none of which is a whole column, have this one? */
 extern bool ks_batch_field_in(List *list, const KsBatchField *field);
 

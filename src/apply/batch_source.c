@@ -117,13 +117,13 @@ note_left_out(KsBatchRelation *r, KsBatchEvent *e, KsBatchColumn part, char *nam
 		!ks_batch_field_in(former->state_unavailable, &field);
 
 	if (!ks_batch_field_in(e->unavailable, &field))
-	{
 		e->unavailable = with_field(e->unavailable, &field);
-		if (!known)
-			e->state_unavailable = with_field(e->state_unavailable, &field);
-	}
 	if (!known)
+	{
+		if (!ks_batch_field_in(e->state_unavailable, &field))
+			e->state_unavailable = with_field(e->state_unavailable, &field);
 		return;
+	}
 	separate_state(r, e);
 	e->state_values[index] = former->state_values[index];
 	e->state_nulls[index] = former->state_nulls[index];
@@ -177,8 +177,18 @@ read_column(KsBatchRelation *r, KsBatchEvent *e, TypedColumn *c, int index, cons
 
 /* See batch_relation.h. */
 void
+ks_batch_relation_prepare(KsBatchRelation *r, const Bitmapset *columns)
+{
+	int			index = -1;
+
+	while ((index = bms_next_member(columns, index)) >= 0)
+		(void) column_at(r, index);
+}
+
+/* See batch_relation.h. */
+void
 ks_batch_relation_read(KsBatchRelation *r, KsBatchEvent *e, const KsMessage *m, const KsParsed *parsed,
-					   const Bitmapset *columns, bool row)
+					   const Bitmapset *columns)
 {
 	MemoryContext old = MemoryContextSwitchTo(r->context);
 	KsTopicValues *values = NULL;
@@ -188,14 +198,13 @@ ks_batch_relation_read(KsBatchRelation *r, KsBatchEvent *e, const KsMessage *m, 
 	{
 		TypedColumn *c = column_at(r, index);
 
-		if (e->read[index] || (!row && !c->field->in_key && c->field->column != KS_BATCH_KEY))
+		if (e->read[index])
 			continue;
 		if (values != c->values)
 		{
 			values = c->values;
 			ks_converter_use_connector(values->converter, parsed->connector, parsed->connector_size);
-			if (row)
-				ks_topic_values_check(values, parsed);
+			ks_topic_values_check(values, parsed);
 		}
 		read_column(r, e, c, index, m, parsed);
 	}

@@ -152,6 +152,14 @@ converter(KsDecoder *d)
 	return d->converter;
 }
 
+/* See decode.h. */
+void
+ks_decoder_prepare(KsDecoder *d)
+{
+	if (d->debezium)
+		(void) converter(d);
+}
+
 /* Looks into a schema, once, for fields that nothing else knows. */
 static void
 look_into(KsDecoder *d, const char *schema, size_t size)

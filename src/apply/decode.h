@@ -28,6 +28,9 @@ extern void ks_decoder_reset(KsDecoder *decoder);
  */
 extern void ks_decoder_declare(KsDecoder *decoder, const char *name, Oid type, int32 typmod, const char *where);
 
+/* Makes ready what decodes, so that parsers know before the first message what of its headers is wanted. */
+extern void ks_decoder_prepare(KsDecoder *decoder);
+
 /* Says which schema the fields decoded next were written with, NULL for none. */
 extern void ks_decoder_use_schema(KsDecoder *decoder, const char *schema, size_t size);
 

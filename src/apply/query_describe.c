@@ -147,6 +147,17 @@ check_source(KsQueryWriter *w)
 			 errhint("ALTER it back; or use kafka.drop_target and kafka.add_target, so that all rows are read in the new way.")));
 }
 
+/* The columns of topics' tables that were asked for since the last call. */
+static Bitmapset *
+take_typed(KsBatchShape *shape)
+{
+	Bitmapset  *typed = bms_copy(shape->typed);
+
+	bms_free(shape->typed);
+	shape->typed = NULL;
+	return typed;
+}
+
 /* Notes what is to be known of the topic's table, if the query is over one. */
 static void
 describe_source(KsQueryWriter *w)
@@ -155,13 +166,12 @@ describe_source(KsQueryWriter *w)
 	int			index = -1;
 
 	w->source = InvalidOid;
-	w->used = w->typed = NULL;
+	w->used = NULL;
 	w->runs_code = false;
 	if (source == NULL)
 		return;
 	w->source = source->relid;
 	w->used = source->used;
-	w->typed = bms_copy(w->relation->shape->typed);
 	while ((index = bms_next_member(w->used, index)) >= 0)
 		w->runs_code = w->runs_code || ks_may_run_code(get_atttype(source->relid, index));
 }
@@ -192,15 +202,18 @@ ks_query_describe(KsQueryWriter *w)
 	w->view = w->upsert ? KS_VIEW_STATE :
 		bms_is_member(KS_BATCH_OP, w->query->columns) ? KS_VIEW_EVENTS_AND_DELETES : KS_VIEW_EVENTS;
 	describe_sinks(w);
-	bms_free(w->relation->shape->typed);
-	w->relation->shape->typed = NULL;
+	(void) take_typed(w->relation->shape);
 	w->rows_query = ks_query_over_messages(w->query, w->relation->shape, w->sinks, w->nsinks);
+	w->typed = take_typed(w->relation->shape);
 	if (w->upsert)
 		describe_places(w);
+	w->typed_places = take_typed(w->relation->shape);
 	describe_source(w);
 	w->window = -1;
 	if (w->merge && target->options->text_value[KS_OPT_WINDOW])
 		w->window = get_attnum(t->relid, target->options->text_value[KS_OPT_WINDOW]) - 1;
+	ks_batch_relation_prepare(w->relation, w->typed);
+	ks_batch_relation_prepare(w->relation, w->typed_places);
 	w->generation = w->relation->generation;
 	w->table_version = t->version;
 	MemoryContextSwitchTo(old);

@@ -124,6 +124,7 @@ refresh(KsQueryWriter *w)
 			(other->generation != r->generation || other->table_version != other->writer.table->version))
 			ks_query_describe(other);
 	}
+	ks_decoder_prepare(r->decoder);
 }
 
 /* KsWriterOps.open */
@@ -296,13 +297,15 @@ become_writer(KsQueryWriter *w, Oid save_user, int save_context)
 static void
 read_source(KsQueryWriter *w, KsBatchEvent *e, const KsMessage *message, const KsParsed *parsed)
 {
-	bool		row = w->upsert ? e->op != 'd' : ks_batch_relation_sees(e, w->view);
+	bool		in_rows = w->upsert ? e->op != 'd' : ks_batch_relation_sees(e, w->view);
 	Oid			save_user;
 	int			save_context;
 
 	if (w->runs_code)
 		become_reader(w, &save_user, &save_context);
-	ks_batch_relation_read(w->relation, e, message, parsed, w->typed, row);
+	if (in_rows)
+		ks_batch_relation_read(w->relation, e, message, parsed, w->typed);
+	ks_batch_relation_read(w->relation, e, message, parsed, w->typed_places);
 	if (w->runs_code)
 		become_writer(w, save_user, save_context);
 }
@@ -318,7 +321,7 @@ add(KsWriter *writer, const KsMessage *message, const KsParsed *parsed)
 	make_room(w);
 	if (e == NULL || !in_scope)
 		return;
-	if (w->typed)
+	if (w->typed || w->typed_places)
 		read_source(w, e, message, parsed);
 	if (w->upsert)
 	{

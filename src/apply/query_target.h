@@ -55,7 +55,8 @@ typedef struct KsQueryWriter
 	uint8	   *cells;			/* KsCell of each attribute of a row */
 	Oid			source;			/* the topic's table that the query reads; InvalidOid: none */
 	Bitmapset  *used;			/* its columns that are read, by attribute number */
-	Bitmapset  *typed;			/* of the shape, that are columns of the topic's table */
+	Bitmapset  *typed;			/* columns of the shape that are the topic's table's: those of rows_query */
+	Bitmapset  *typed_places;	/* those of places_query */
 	bool		runs_code;		/* reading these may run code of users */
 	Query	   *rows_query;
 	int			nplaces;

@@ -156,6 +156,23 @@ def test_names_types_and_joins(db, kafka, topic):
     assert db.q("TABLE a") == [] and db.q("TABLE b") == [(1, 1, "z")] and db.q("TABLE c") == [(3, "x")]
 
 
+def test_modes_of_the_first_message(db, kafka, topic):
+    """What a header says of bytes and times is heard from the first message on, over the table and over batch."""
+    db.q("CREATE TABLE t (id int PRIMARY KEY, v text, at text); CREATE TABLE b (LIKE t INCLUDING ALL)")
+    table(db, "stream", topic, "id int, b bytea, at timestamp(3)", format="debezium")
+    subscribe(db, topic, format="debezium", enabled=False, options={"column_types": {"b": "bytea", "at": "timestamp(3)"}})
+    modes = [("pg_kafka_sync.binary", "hex"), ("pg_kafka_sync.time", "adaptive_time_microseconds")]
+    kafka.produce(topic, envelope("c", after={"id": 1, "b": "0102", "at": 1500}), {"id": 1}, modes)
+    add_target(db, "t", "SELECT id, encode(b, 'base64') AS v, at::text FROM stream")
+    db.q("SELECT kafka.resume_subscription('s')")
+    settle(db)
+    assert db.q("TABLE t") == [(1, "AQI=", "1970-01-01 00:00:01.5")]
+    subscribe(db, topic, "other", format="debezium", options={"column_types": {"b": "bytea", "at": "timestamp(3)"}})
+    add_target(db, "b", "SELECT (after->>'id')::int AS id, encode((after->>'b')::bytea, 'base64') AS v, after->>'at' AS at FROM batch", "other")
+    settle(db, "other")
+    assert db.q("TABLE b") == db.q("TABLE t")
+
+
 # ---- message keys
 
 def test_keys(db, kafka):
@@ -185,6 +202,9 @@ def test_keys(db, kafka):
     # more columns than the message key has
     assert stream("more", "id int, v text", "v text, id int, PRIMARY KEY (v, id)", "SELECT upper(v) AS v, id FROM {}",
                   [({"id": i}, {"id": i, "v": v}) for i, v in ((1, "a"), (2, "a"), (1, "b"))]) == [("A", 2), ("B", 1)]
+    assert stream("topics", "topic text OPTIONS (meta 'topic'), id int, v text", "id int, t text, PRIMARY KEY (t, id)",
+                  "SELECT topic AS t, id FROM {} WHERE v <> 'no'", [({"id": i}, {"id": i, "v": v}) for i, v in ((1, "a"), (2, "a"), (3, "a"), (1, "no"))]
+                  + [({"id": 2}, None)])[0][0] == 3
     # fields of other names
     assert stream("path", "key int OPTIONS (path 'id'), v text", rows, "SELECT key AS id, v FROM {}",
                   [({"id": i}, {"id": i, "v": v}) for i, v in ((1, "a"), (2, "b"))] + [({"id": 1}, None)]) == [(2, "b")]
