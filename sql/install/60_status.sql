@@ -4,7 +4,8 @@ CREATE FUNCTION kafka.worker_status(OUT kind text, OUT id bigint, OUT state text
         OUT rows bigint, OUT bytes bigint, OUT acked_lsn pg_lsn, OUT confirmed_lsn pg_lsn, OUT read_lsn pg_lsn,
         OUT last_commit_time timestamptz, OUT lag_messages bigint, OUT skipped_truncates bigint, OUT restarts bigint,
         OUT last_error text, OUT last_error_at timestamptz, OUT started_at timestamptz, OUT problems text[],
-        OUT loops bigint, OUT fetched_at timestamptz, OUT next_start timestamptz, OUT ordinal integer, OUT columns_added bigint) RETURNS SETOF record
+        OUT loops bigint, OUT fetched_at timestamptz, OUT next_start timestamptz, OUT ordinal integer, OUT columns_added bigint,
+        OUT conflicts_applied bigint, OUT conflicts_kept bigint, OUT conflict_ties bigint) RETURNS SETOF record
     LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'ks_worker_status';
 COMMENT ON FUNCTION kafka.worker_status() IS
@@ -116,7 +117,10 @@ SELECT s.name,
           FROM kafka.rebuild_position r WHERE r.subscription_id = s.id)::bigint AS rebuild_done,
        (SELECT sum(greatest(r.end_offset, r.next_offset) - r.start_offset)
           FROM kafka.rebuild_position r WHERE r.subscription_id = s.id)::bigint AS rebuild_total,
-       w.columns_added
+       w.columns_added,
+       w.conflicts_applied,
+       w.conflicts_kept,
+       w.conflict_ties
   FROM kafka.subscription s
  CROSS JOIN LATERAL (
         -- one row per worker that it should have; "x" may be missing, as long as the launcher has not come to it
@@ -134,6 +138,9 @@ SELECT s.name,
                max(y.last_error_at) AS last_error_at,
                coalesce(sum(y.restarts), 0)::bigint AS restarts,
                coalesce(sum(y.columns_added), 0)::bigint AS columns_added,
+               coalesce(sum(y.conflicts_applied), 0)::bigint AS conflicts_applied,
+               coalesce(sum(y.conflicts_kept), 0)::bigint AS conflicts_kept,
+               coalesce(sum(y.conflict_ties), 0)::bigint AS conflict_ties,
                max(y.started_at) FILTER (WHERE y.ordinal = 0) AS started_at,
                coalesce(array_agg(y.pid ORDER BY y.ordinal) FILTER (WHERE y.pid IS NOT NULL), '{}') AS pids
           FROM (SELECT x.*, o.ordinal,
@@ -146,14 +153,15 @@ SELECT s.name,
                                                        (v.pid IS NULL AND kafka.launcher_message() NOT LIKE 'no room%')
                                                        THEN kafka.launcher_message() END) AS detail,
                                v.pid, v.lag_messages, v.last_commit_time, v.rows, v.bytes, v.last_error, v.last_error_at,
-                               v.restarts, v.started_at, v.columns_added
+                               v.restarts, v.started_at, v.columns_added,
+                               v.conflicts_applied, v.conflicts_kept, v.conflict_ties
                           FROM (SELECT) one
                           LEFT JOIN kafka.worker_status() v
                             ON v.kind = 'subscription' AND v.id = s.id AND v.ordinal = o.ordinal) x) y
        ) w
  WHERE pg_has_role(s.owner::oid, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW kafka.subscription_status IS
-    'One row per subscription. state: starting | waiting | streaming | rebuilding | paused | retrying | error, the worst of its workers; lag is in messages, up to the last stable offsets; rows and bytes count messages applied since the server started; pid is that of the first worker, pids are those of all; dead_letters are the rows of kafka.dead_letter; rebuild_done of rebuild_total messages are read again, NULL when none are; columns_added by option "evolve".';
+    'One row per subscription. state: starting | waiting | streaming | rebuilding | paused | retrying | error, the worst of its workers; lag is in messages, up to the last stable offsets; rows and bytes count messages applied since the server started; pid is that of the first worker, pids are those of all; dead_letters are the rows of kafka.dead_letter; rebuild_done of rebuild_total messages are read again, NULL when none are; columns_added by option "evolve"; conflicts_applied, conflicts_kept, conflict_ties count what option "conflict" decided since the server started.';
 
 CREATE VIEW kafka.subscription_targets WITH (security_barrier) AS
 SELECT s.name AS subscription,

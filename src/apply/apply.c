@@ -456,6 +456,7 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, co
 	a->run.nmessages = count;
 	a->run.unreachable = false;
 	a->run.dropped = 0;
+	memset(a->run.conflicts, 0, sizeof(a->run.conflicts));
 	a->run.current = -1;
 	if (letter == NULL)
 	{
@@ -851,6 +852,9 @@ ks_apply(KsApply *a, const KsMessage *messages, int count, int *done)
 			a->dropped += a->run.dropped;
 			if (a->run.evolution)
 				ks_evolution_succeeded(a->run.evolution);
+			for (int i = 0; i < KS_CONFLICT_COUNTS; i++)
+				if (a->run.conflicts[i] > 0)
+					pg_atomic_fetch_add_u64(&ks_my_worker->conflicts[i], a->run.conflicts[i]);
 			*done += n;
 			advance(a, n, false);
 		}

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "apply/batch.h"
+#include "apply/conflict_batch.h"
 #include "apply/evolve.h"
 #include "apply/metadata.h"
 #include "apply/sink.h"
@@ -73,7 +74,24 @@ new_row(KsBatch *b)
 	row->cells = (uint8 *) (row->nulls + b->natts);
 	memset(row->cells, KS_CELL_ABSENT, b->natts);
 	memset(row->nulls, true, b->natts);
+	row->order = NULL;
 	return row;
+}
+
+/* Gives a row the key in values[]. */
+static void
+set_key(KsBatch *b, KsBatchRow *row, const Datum *values)
+{
+	KsTargetTable *t = b->target;
+
+	for (int i = 0; i < t->nkeys; i++)
+	{
+		int			k = t->keys[i].index;
+
+		row->values[k] = values[k];
+		row->nulls[k] = false;
+		row->cells[k] = KS_CELL_VALUE;
+	}
 }
 
 /* Makes room in the hash: a message may have many rows. */
@@ -115,14 +133,7 @@ row_of_key(KsBatch *b, const Datum *values)
 	row = new_row(b);
 	b->buckets[at] = b->nrows;
 	row->hash = hash;
-	for (int i = 0; i < t->nkeys; i++)
-	{
-		int			k = t->keys[i].index;
-
-		row->values[k] = values[k];
-		row->nulls[k] = false;
-		row->cells[k] = KS_CELL_VALUE;
-	}
+	set_key(b, row, values);
 	return row;
 }
 
@@ -215,12 +226,25 @@ ks_batch_check_keys(KsBatch *b)
 	}
 }
 
+/* Has each event a row of its own, not folded with others of its key? */
+static bool
+has_own_row(const KsBatch *b)
+{
+	return b->list || (b->conflict && ks_conflict_event_by_event(b->conflict));
+}
+
 /* Folds a delete of the key in values[] into the batch. */
 static void
 fold_delete(KsBatch *b)
 {
-	KsBatchRow *row = row_of_key(b, b->values);
+	KsBatchRow *row = has_own_row(b) ? new_row(b) : row_of_key(b, b->values);
 
+	if (b->conflict)
+	{
+		set_key(b, row, b->values);
+		if (!ks_conflict_take(b, row, true))
+			return;
+	}
 	row->remove = true;
 	row->upsert = false;
 	row->message = b->run->current;
@@ -231,9 +255,11 @@ static void
 fold_upsert(KsBatch *b)
 {
 	KsTargetTable *t = b->target;
-	KsBatchRow *row = b->list ? new_row(b) : row_of_key(b, b->values);
+	KsBatchRow *row = has_own_row(b) ? new_row(b) : row_of_key(b, b->values);
 	bool		fresh = !row->upsert;
 
+	if (b->conflict && !ks_conflict_take(b, row, false))
+		return;
 	row->message = b->run->current;
 	row->upsert = true;
 	row->complete = true;
@@ -276,9 +302,9 @@ find_before_keys(KsBatch *b)
 	}
 }
 
-/* Does the message key hold all of the target's key columns?  Then Kafka keeps the order of what concerns a row. */
-static bool
-message_key_holds_key(KsBatch *b, const KsMessage *message)
+/* See batch.h. */
+bool
+ks_batch_key_is_whole(KsBatch *b, const KsMessage *message)
 {
 	KsTargetTable *t = b->target;
 	const KsFieldList *key = &b->parsed->key;
@@ -385,7 +411,7 @@ leave_old_key(KsBatch *b, const KsMessage *message)
 	}
 	if (!moved && known == t->nkeys)
 		return;
-	if (message_key_holds_key(b, message))
+	if (ks_batch_key_is_whole(b, message))
 	{
 		if (known < t->nkeys)
 			return;
@@ -553,6 +579,8 @@ static void
 open_target(KsWriter *w)
 {
 	ks_target_open(w->table);
+	if (((KsBatch *) w)->conflict)
+		ks_conflict_open((KsBatch *) w);
 }
 
 /* KsWriterOps.begin */
@@ -569,7 +597,13 @@ add(KsWriter *w, const KsMessage *message, const KsParsed *parsed)
 	KsBatch    *b = (KsBatch *) w;
 	MemoryContext old = MemoryContextSwitchTo(b->context);
 
+	b->message = message;
 	b->parsed = parsed;
+	if (b->conflict && !ks_conflict_wants(b))
+	{
+		MemoryContextSwitchTo(old);
+		return;
+	}
 	ks_converter_use_connector(b->target->converter, parsed->connector, parsed->connector_size);
 	if (b->list)
 	{
@@ -662,6 +696,7 @@ ks_batch_create(KsRun *run, KsTargetTable *target)
 	b->full_before = subscription->options->bool_value[KS_OPT_FULL_BEFORE];
 	b->debezium = strcmp(subscription->format, "debezium") == 0;
 	b->list = strcmp(target->target->mode, "upsert") != 0;
+	b->conflict = ks_conflict_create(subscription, target);
 	b->context = AllocSetContextCreate(CurrentMemoryContext, "pg_kafka_sync batch", 64 * 1024, 1024 * 1024, 8 * 1024 * 1024);
 	return b;
 }

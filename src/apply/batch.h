@@ -29,6 +29,7 @@ typedef struct KsBatchRow
 	Datum	   *values;			/* by attribute */
 	bool	   *nulls;
 	uint8	   *cells;			/* KsCell */
+	struct KsRowOrder *order;	/* where two databases write the rows: see conflict_batch.h; else NULL */
 } KsBatchRow;
 
 typedef struct KsBatch
@@ -36,11 +37,13 @@ typedef struct KsBatch
 	KsWriter	writer;
 	KsTargetTable *target;
 	KsRun	   *run;
-	const KsParsed *parsed;		/* the message that is being read */
+	const KsMessage *message;	/* that is being read */
+	const KsParsed *parsed;
 	bool		ignore_unknown;
 	bool		debezium;		/* events tell of changes, not of states */
 	bool		list;			/* rows are kept as they come, and not by key: modes append and merge */
 	bool		full_before;	/* "before" is the whole old row, says the subscription's owner */
+	struct KsConflictBatch *conflict;	/* NULL: what comes overwrites what is there */
 
 	MemoryContext context;		/* rows and values; reset per batch */
 	int			nrows;
@@ -70,6 +73,8 @@ extern KsBatch *ks_batch_create(KsRun *run, KsTargetTable *target);
 extern void ks_batch_begin(KsBatch *b, int count);
 extern bool ks_batch_put(KsBatch *b, int message);
 extern void ks_batch_leave(KsBatch *b, int message);
+/* Does the message key hold all of the target's key columns?  Then Kafka keeps the order of what concerns a row. */
+extern bool ks_batch_key_is_whole(KsBatch *b, const KsMessage *message);
 /* ERROR unless all key columns in values[], cells[] have a value that is not null. */
 extern void ks_batch_check_keys(KsBatch *b);
 

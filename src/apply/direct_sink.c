@@ -13,6 +13,7 @@
 #include "access/relscan.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "apply/direct_writer.h"
 #include "apply/local_sink.h"
 #include "catalog/pg_attribute.h"
 #include "commands/trigger.h"
@@ -29,43 +30,14 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#define GATHER_ROWS 1000
-#define GATHER_BYTES (256 * 1024)
-
-typedef struct Writer
+/* See direct_writer.h. */
+KsDirectWriter *
+ks_direct_begin(KsBatch *batch)
 {
-	KsBatch    *batch;
-	KsTargetTable *target;
-	Relation	rel;
-	EState	   *estate;
-	ResultRelInfo *rri;
-	CommandId	cid;
-	Relation	index;
-	IndexScanDesc scan;
-	SnapshotData snapshot;		/* dirty: sees what others are about to commit */
-	TupleTableSlot *found;
-	TupleTableSlot *changed;
-	ExprState **defaults;		/* by attribute, NULL = none; made when first needed */
-	bool		updates_checked;
-	bool		deletes_checked;
-	bool		generated;
-	bool		after_insert;
-
-	/* new rows that are gathered */
-	int			count;
-	Size		bytes;
-	int			nslots;
-	TupleTableSlot *slots[GATHER_ROWS];
-	int			messages[GATHER_ROWS];
-} Writer;
-
-/* Opens what writing needs. */
-static void
-begin(Writer *w, KsBatch *batch)
-{
+	KsDirectWriter *w = MemoryContextAlloc(batch->context, sizeof(KsDirectWriter));
 	KsTargetTable *t = batch->target;
 
-	memset(w, 0, offsetof(Writer, slots));
+	memset(w, 0, offsetof(KsDirectWriter, slots));
 	w->batch = batch;
 	w->target = t;
 	w->rel = t->rel;
@@ -89,11 +61,12 @@ begin(Writer *w, KsBatch *batch)
 	}
 	w->found = table_slot_create(w->rel, NULL);
 	w->changed = table_slot_create(w->rel, NULL);
+	return w;
 }
 
-/* Fires AFTER triggers and closes everything. */
-static void
-finish(Writer *w)
+/* See direct_writer.h. */
+void
+ks_direct_finish(KsDirectWriter *w)
 {
 	ExecClearTuple(w->found);
 	if (w->index)
@@ -113,9 +86,9 @@ finish(Writer *w)
 	CommandCounterIncrement();
 }
 
-/* Finds the row of a key into w->found, waiting for others who are just changing it. */
-static bool
-lookup(Writer *w, const Datum *values)
+/* See direct_writer.h. */
+bool
+ks_direct_find(KsDirectWriter *w, const Datum *values)
 {
 	KsTargetTable *t = w->target;
 
@@ -155,33 +128,42 @@ written(TM_Result result)
 	}
 }
 
-/* Deletes the row of a key, if there is one. */
-static void
-remove_row(Writer *w, const KsBatchRow *row)
+/* See direct_writer.h. */
+bool
+ks_direct_lock(KsDirectWriter *w)
 {
 	TM_FailureData failure;
+	ItemPointerData tid = w->found->tts_tid;
+
+	ExecClearTuple(w->found);
+	return written(table_tuple_lock(w->rel, &tid, GetActiveSnapshot(), w->found, w->cid, LockTupleExclusive, LockWaitBlock, 0,
+									&failure));
+}
+
+/* See direct_writer.h. */
+bool
+ks_direct_delete(KsDirectWriter *w)
+{
+	TM_FailureData failure;
+	ItemPointerData tid = w->found->tts_tid;
 
 	if (!w->deletes_checked)
 		CheckCmdReplicaIdentity(w->rel, CMD_DELETE);
 	w->deletes_checked = true;
-	for (;;)
-	{
-		ItemPointerData tid;
+	if (!written(table_tuple_delete(w->rel, &tid, w->cid, GetActiveSnapshot(), InvalidSnapshot, true, &failure, false)))
+		return false;
+	ExecClearTuple(w->found);
+	ExecARDeleteTriggers(w->estate, w->rri, &tid, NULL, NULL, false);
+	return true;
+}
 
-		/*
-		 * A scan that sees rows being changed can pass between two versions of one that commits just then: look twice
-		 * before believing that there is none.  (New rows need no second look: the unique index knows.)
-		 */
-		if (!lookup(w, row->values) && !lookup(w, row->values))
+/* Deletes the row of a key, if there is one.  (New rows need no second look: the unique index knows.) */
+static void
+remove_row(KsDirectWriter *w, const KsBatchRow *row)
+{
+	while (ks_direct_find_surely(w, row->values))
+		if (ks_direct_delete(w))
 			return;
-		tid = w->found->tts_tid;
-		if (written(table_tuple_delete(w->rel, &tid, w->cid, GetActiveSnapshot(), InvalidSnapshot, true, &failure, false)))
-		{
-			ExecClearTuple(w->found);
-			ExecARDeleteTriggers(w->estate, w->rri, &tid, NULL, NULL, false);
-			return;
-		}
-	}
 }
 
 /*
@@ -189,7 +171,7 @@ remove_row(Writer *w, const KsBatchRow *row)
  * list per relation, and one made for updates leaves out those that no written column feeds.
  */
 static void
-complete(Writer *w, TupleTableSlot *slot)
+complete(KsDirectWriter *w, TupleTableSlot *slot)
 {
 	if (w->generated)
 		ExecComputeStoredGenerated(w->rri, w->estate, slot, CMD_INSERT);
@@ -200,9 +182,9 @@ complete(Writer *w, TupleTableSlot *slot)
 	ResetPerTupleExprContext(w->estate);
 }
 
-/* Updates the row found.  False: it was changed meanwhile. */
-static bool
-update_row(Writer *w, const KsBatchRow *row)
+/* See direct_writer.h. */
+bool
+ks_direct_update(KsDirectWriter *w, const KsBatchRow *row)
 {
 	TupleTableSlot *slot = w->changed;
 	ItemPointerData tid = w->found->tts_tid;
@@ -241,9 +223,9 @@ update_row(Writer *w, const KsBatchRow *row)
 	return true;
 }
 
-/* Writes the new rows that were gathered. */
-static void
-flush(Writer *w)
+/* See direct_writer.h. */
+void
+ks_direct_flush(KsDirectWriter *w)
 {
 	MemoryContext old;
 
@@ -285,7 +267,7 @@ domain_null(Form_pg_attribute attribute)
 
 /* Prepares the defaults of all columns. */
 static void
-prepare_defaults(Writer *w)
+prepare_defaults(KsDirectWriter *w)
 {
 	MemoryContext old = MemoryContextSwitchTo(w->estate->es_query_cxt);
 
@@ -307,7 +289,7 @@ prepare_defaults(Writer *w)
 
 /* Size of a row's variable-length values, roughly. */
 static Size
-row_size(Writer *w, TupleTableSlot *slot)
+row_size(KsDirectWriter *w, TupleTableSlot *slot)
 {
 	Size		size = 0;
 
@@ -317,9 +299,9 @@ row_size(Writer *w, TupleTableSlot *slot)
 	return size;
 }
 
-/* Gathers a new row. */
-static void
-insert_row(Writer *w, const KsBatchRow *row)
+/* See direct_writer.h. */
+void
+ks_direct_insert(KsDirectWriter *w, const KsBatchRow *row)
 {
 	TupleTableSlot *slot;
 	int			natts = w->target->natts;
@@ -347,18 +329,27 @@ insert_row(Writer *w, const KsBatchRow *row)
 	slot_getallattrs(slot);
 	w->messages[w->count++] = row->message;
 	w->bytes += row_size(w, slot);
-	if (w->count == GATHER_ROWS || w->bytes >= GATHER_BYTES)
-		flush(w);
+	if (w->count == KS_GATHER_ROWS || w->bytes >= KS_GATHER_BYTES)
+		ks_direct_flush(w);
+}
+
+/* See direct_writer.h. */
+void
+ks_direct_next_command(KsDirectWriter *w)
+{
+	ks_direct_flush(w);
+	CommandCounterIncrement();
+	w->cid = GetCurrentCommandId(true);
+	w->estate->es_output_cid = w->cid;
 }
 
 /* See local_sink.h. */
 void
 ks_direct_apply(KsBatch *b)
 {
-	Writer	   *w = MemoryContextAlloc(b->context, sizeof(Writer));
 	MemoryContext old = MemoryContextSwitchTo(b->context);
+	KsDirectWriter *w = ks_direct_begin(b);
 
-	begin(w, b);
 	for (int i = 0; i < b->nrows; i++)
 	{
 		b->run->current = b->rows[i].message;
@@ -373,20 +364,20 @@ ks_direct_apply(KsBatch *b)
 		b->run->current = row->message;
 		while (!done)
 		{
-			if (row->remove || row->absent || b->list || !lookup(w, row->values))
+			if (row->remove || row->absent || b->list || !ks_direct_find(w, row->values))
 			{
 				if (row->keeps)
 					ks_missing_value(w->target, row);
-				insert_row(w, row);
+				ks_direct_insert(w, row);
 				done = true;
 			}
 			else
-				done = update_row(w, row);
+				done = ks_direct_update(w, row);
 		}
 		if ((i & 255) == 255)
 			CHECK_FOR_INTERRUPTS();
 	}
-	flush(w);
-	finish(w);
+	ks_direct_flush(w);
+	ks_direct_finish(w);
 	MemoryContextSwitchTo(old);
 }

@@ -4,6 +4,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "apply/conflict_batch.h"
 #include "apply/local_sink.h"
 #include "apply/sink.h"
 #include "executor/spi.h"
@@ -47,7 +48,9 @@ apply(KsBatch *b)
 		ks_truncate_table(b->target);
 	if (b->nrows == 0)
 		return;
-	if (b->target->direct)
+	if (b->conflict)
+		ks_conflict_write(b);
+	else if (b->target->direct)
 		ks_direct_apply(b);
 	else
 		ks_sql_apply(b);

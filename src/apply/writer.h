@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "apply/target.h"
+#include "conflict/conflict.h"
 #include "event/parser.h"
 
 /*
@@ -45,6 +46,7 @@ typedef struct KsRun
 	bool		rebuilding;		/* targets are being read again: dead letters are of concern to their tables after that only */
 	uint64		row;			/* grows with every row that is handed to the writers */
 	uint64		dropped;		/* late events that the transaction under way leaves out for good */
+	uint64		conflicts[KS_CONFLICT_COUNTS];	/* that the transaction under way has decided */
 	bool		duplicate;		/* the message that is being worked on was applied before, says its position */
 	const KsPositions *positions;
 	int			from;			/* number of the first message of the attempt, for positions */

@@ -5,6 +5,7 @@
  */
 #include "postgres.h"
 
+#include "apply/conflict_batch.h"
 #include "compat/pg_compat.h"
 #include "consume/feed.h"
 #include "consume/problems.h"
@@ -86,6 +87,8 @@ ks_feed_start(KsFeed *f, const KsApplyTarget *targets, int ntargets)
 	f->apply = ks_apply_create(f->subscription, targets, ntargets, positions);
 	f->apply->run.rebuilding = f->consumer->rebuild;
 	f->max_rows = ks_apply_limit(f->apply, (int) f->subscription->options->int_value[KS_OPT_MAX_BATCH_ROWS]);
+	f->forgets = ks_my_worker->ordinal == 0 && !f->consumer->rebuild &&
+		strncmp(f->subscription->options->text_value[KS_OPT_CONFLICT], "newer:", 6) == 0;
 	f->retry_due = f->retries;	/* letters that were left when the worker ended */
 }
 
@@ -128,6 +131,15 @@ account(KsFeed *f, int messages, Size bytes)
 		snprintf(text, sizeof(text), "%llu late events were dropped since the worker started: their windows were closed",
 				 (unsigned long long) f->dropped);
 		ks_worker_set_problem(KS_PROBLEM_LATE, text);
+	}
+	if (pg_atomic_read_u64(&ks_my_worker->conflicts[KS_CONFLICTS_STALE]) > 0)
+	{
+		char		text[KS_DETAIL_SIZE];
+
+		snprintf(text, sizeof(text), "%llu updates older than \"tombstone_retention\" met no row and were inserted: rows "
+				 "that were deleted here may have come back",
+				 (unsigned long long) pg_atomic_read_u64(&ks_my_worker->conflicts[KS_CONFLICTS_STALE]));
+		ks_worker_set_problem(KS_PROBLEM_CONFLICT, text);
 	}
 	if (rate > 0 && messages > 0)
 		*f->pace = Max(*f->pace, now - USECS_PER_SEC / 10) + (TimestampTz) (messages * 1000000.0 / rate);
@@ -185,6 +197,19 @@ apply_collected(KsFeed *f)
 		f->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), retry_wait(f));
 	f->batch_since = c->count > 0 ? GetCurrentTimestamp() : 0;
 	return true;
+}
+
+/* Forgets deletes that two databases need not know of any more, now and then. */
+static void
+forget_deletes(KsFeed *f, TimestampTz now)
+{
+	int64		retention = ks_tombstone_retention(f->subscription->options);
+
+	if (now < f->next_forget)
+		return;
+	f->next_forget = now;
+	if (!ks_conflict_forget(f->subscription))
+		f->next_forget += Max(Min(retention / 4, 60 * USECS_PER_SEC), USECS_PER_SEC);
 }
 
 /* Retries dead letters, if somebody asked for it. */
@@ -260,6 +285,8 @@ ks_feed_pass(KsFeed *f, bool *more)
 	}
 	if (f->retries)
 		retry_letters(f);
+	if (f->forgets)
+		forget_deletes(f, now);
 	if (c->stale)
 		c->next_assign = Min(c->next_assign, TimestampTzPlusMilliseconds(now, RETRY_WAIT_MS));
 	return true;
@@ -278,6 +305,8 @@ ks_feed_idle_ms(const KsFeed *f, long ms)
 		ms = Min(ms, TimestampDifferenceMilliseconds(now, TimestampTzPlusMilliseconds(f->batch_since, wait)) + 1);
 	if (f->retry_due)
 		ms = Min(ms, TimestampDifferenceMilliseconds(now, f->retry_not_before) + 1);
+	if (f->forgets)
+		ms = Min(ms, TimestampDifferenceMilliseconds(now, f->next_forget) + 1);
 	ms = Min(ms, TimestampDifferenceMilliseconds(now, f->consumer->next_assign) + 1);
 	return Max(ms, 1);
 }

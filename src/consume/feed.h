@@ -27,6 +27,8 @@ typedef struct KsFeed
 	uint64		skipped_truncates;
 	bool		retries;		/* dead letters, too */
 	uint64		retry_requests; /* that were looked after */
+	bool		forgets;		/* it is this worker that forgets remembered deletes */
+	TimestampTz next_forget;
 	bool		retry_due;		/* dead letters may wait to be retried */
 	TimestampTz retry_not_before;
 } KsFeed;

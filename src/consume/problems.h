@@ -8,5 +8,6 @@
 #define KS_PROBLEM_RETENTION 1
 #define KS_PROBLEM_GONE 2
 #define KS_PROBLEM_LATE 3
+#define KS_PROBLEM_CONFLICT 4
 
 #endif							/* KS_CONSUME_PROBLEMS_H */

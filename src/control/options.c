@@ -154,6 +154,14 @@ static const KsOptionDef option_table[] = {
 	"become U+FFFD, instead of stopping with an error."},
 	{KS_OPT_SYSLOG_TIME_ZONE, "syslog.time_zone", KS_SUBSCRIPTION, KS_TYPE_TEXT, "UTC", 0, 0, NULL,
 	"Format syslog: the time zone of RFC 3164's times, which have none."},
+	{KS_OPT_CONFLICT, "conflict", KS_SUBSCRIPTION, KS_TYPE_TEXT, "apply", 0, 0, NULL,
+		"A row that two databases change: apply (what comes overwrites what is there), newer:<column> (the greater value of that "
+	"column wins), or keep (what is there wins)."},
+	{KS_OPT_TOMBSTONE_RETENTION, "tombstone_retention", KS_SUBSCRIPTION, KS_TYPE_TEXT, "1 day", 0, 0, NULL,
+	"With conflict newer: for how long deletes are remembered, so that older changes that arrive later find them."},
+	{KS_OPT_SERVER_NAME, "server_name", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
+		"With conflict newer: the name of this database in ties, which the greater name wins; default is the topic_prefix of the "
+	"publisher that publishes the target, which the other side reads as source.name."},
 };
 
 /* Returns the declaration of a key for a kind of object, or NULL. */

@@ -69,6 +69,9 @@ typedef enum KsOptionId
 	KS_OPT_RAW_COLUMN,			/* "raw.column" string */
 	KS_OPT_SYSLOG_LENIENT,		/* "syslog.lenient" bool */
 	KS_OPT_SYSLOG_TIME_ZONE,	/* "syslog.time_zone" string */
+	KS_OPT_CONFLICT,			/* "conflict": apply | newer:<column> | keep */
+	KS_OPT_TOMBSTONE_RETENTION, /* "tombstone_retention" interval text: for how long deletes are remembered */
+	KS_OPT_SERVER_NAME,			/* "server_name" string: this database's name, by which ties are decided */
 	KS_OPT_COUNT
 } KsOptionId;
 

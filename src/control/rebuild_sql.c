@@ -6,6 +6,7 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "compat/pg_compat.h"
+#include "control/conflict_definition.h"
 #include "control/definitions.h"
 #include "control/foreign_table.h"
 #include "control/rebuild_sql.h"
@@ -351,11 +352,13 @@ ks_rebuild_subscription(PG_FUNCTION_ARGS)
 			ks_foreign_refuse_rebuild(((KsTarget *) lfirst(lc))->relid,
 									  "Rebuild the other targets one by one; to have this one written again, use "
 									  "kafka.seek_subscription.");
+	ks_conflict_check_rebuild(s);
 	/* Kafka first, so that the worker is not held up by a slow broker */
 	if (!force)
 		ks_rebuild_check(s, target, "Pass force => true to read what is left.");
 	ks_subscription_lock(s->id, true);
 	s = ks_own_subscription(name);
+	ks_conflict_check_rebuild(s);
 	foreach(lc, s->targets)
 	{
 		Oid			relid = ((KsTarget *) lfirst(lc))->relid;

@@ -32,6 +32,8 @@ init_place(KsWorker *w)
 	pg_atomic_init_u64(&w->lag_messages, UINT64_MAX);
 	pg_atomic_init_u64(&w->skipped_truncates, 0);
 	pg_atomic_init_u64(&w->columns_added, 0);
+	for (int i = 0; i < KS_CONFLICT_COUNTS; i++)
+		pg_atomic_init_u64(&w->conflicts[i], 0);
 	pg_atomic_init_u64(&w->retry_requests, 0);
 	pg_atomic_init_u64(&w->loops, 0);
 	pg_atomic_init_u64(&w->fetched_at, 0);

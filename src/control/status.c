@@ -97,8 +97,8 @@ ks_worker_status(PG_FUNCTION_ARGS)
 	for (int i = 0; i < ks_shared->nworkers; i++)
 	{
 		KsWorker   *w = &ks_workers[i];
-		Datum		values[23];
-		bool		nulls[23] = {false};
+		Datum		values[26];
+		bool		nulls[26] = {false};
 		int			n = 0;
 		uint64		lag;
 
@@ -135,6 +135,9 @@ ks_worker_status(PG_FUNCTION_ARGS)
 		put_time(values, nulls, n++, copy->next_start);
 		values[n++] = Int32GetDatum(copy->ordinal);
 		values[n++] = Int64GetDatum(pg_atomic_read_u64(&w->columns_added));
+		values[n++] = Int64GetDatum(pg_atomic_read_u64(&w->conflicts[KS_CONFLICTS_APPLIED]));
+		values[n++] = Int64GetDatum(pg_atomic_read_u64(&w->conflicts[KS_CONFLICTS_KEPT]));
+		values[n++] = Int64GetDatum(pg_atomic_read_u64(&w->conflicts[KS_CONFLICTS_TIES]));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

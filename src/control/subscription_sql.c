@@ -7,6 +7,7 @@
 #include "access/xlog.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
+#include "control/conflict_definition.h"
 #include "control/definitions.h"
 #include "control/hooks.h"
 #include "control/rebuild_sql.h"
@@ -164,6 +165,7 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 	if (parsed->text_value[KS_OPT_PARTITIONS])
 		(void) ks_partition_selected(parsed->text_value[KS_OPT_PARTITIONS], 0);
 	check_dead_letter_topic(parsed, topics, ntopics);
+	ks_conflict_check(format, parsed);
 	ks_name_lock("subscription", name);
 	if (ks_subscription_by_name(name) != NULL)
 		ereport(ERROR,
@@ -177,6 +179,7 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 	{
 		target.relid = PG_GETARG_OID(3);
 		(void) ks_target_check(&target, GetUserId(), &key);
+		ks_conflict_check_target(parsed, target.relid, mode, false, key);
 	}
 	else
 		ks_target_check_mode(&target);
@@ -202,7 +205,10 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 							  "VALUES ($1, $2, $3::pg_catalog.regrole, $4, $5, $6, $7, $8, $9, $10, $11, 1, $12, $13)",
 							  13, types, values, NULL);
 	if (!PG_ARGISNULL(3))
+	{
 		ks_target_store(&target, id, key);
+		ks_conflict_settle(target.relid);
+	}
 	store_start(id, server, GetUserId(), topics, ntopics, start, parsed->text_value[KS_OPT_PARTITIONS]);
 	if (!PG_ARGISNULL(3) && strcmp(mode, "upsert") != 0)
 		ks_rebuild_check_past(ks_own_subscription(name), mode,
@@ -282,6 +288,30 @@ forget_topics(int64 id, ArrayType *topics)
 							  "OR (t ^@ '^' AND topic ~ t))", 2, types, values, NULL);
 }
 
+/* ERROR if a target does not suit the changed options, as far as two databases write it. */
+static void
+check_conflict(const KsSubscription *s, const KsOptions *options)
+{
+	ListCell   *lc;
+
+	ks_conflict_check(s->format, options);
+	if (strcmp(options->text_value[KS_OPT_CONFLICT], "apply") != 0 && ks_rebuild_pending(s->id, false))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("subscription \"%s\" is being rebuilt", NameStr(s->name)),
+				 errhint("Set option \"conflict\" when that is over.")));
+	foreach(lc, s->targets)
+	{
+		KsTarget   *t = lfirst(lc);
+		Datum	   *names = palloc(sizeof(Datum) * Max(t->nkeys, 1));
+
+		for (int i = 0; i < t->nkeys; i++)
+			names[i] = CStringGetTextDatum(t->keys[i]);
+		ks_conflict_check_target(options, t->relid, t->mode, t->query != NULL,
+								 PointerGetDatum(construct_array(names, t->nkeys, TEXTOID, -1, false, TYPALIGN_INT)));
+	}
+}
+
 /* kafka.alter_subscription(name, options) */
 Datum
 ks_alter_subscription(PG_FUNCTION_ARGS)
@@ -299,6 +329,7 @@ ks_alter_subscription(PG_FUNCTION_ARGS)
 	char	  **topics;
 	int			ntopics;
 	char	   *on_error;
+	ListCell   *lc;
 
 	ks_shmem_require();
 	s = ks_own_subscription(name);
@@ -311,6 +342,7 @@ ks_alter_subscription(PG_FUNCTION_ARGS)
 	ks_format_check_hook(s->format, parsed);
 	if (parsed->text_value[KS_OPT_PARTITIONS])
 		(void) ks_partition_selected(parsed->text_value[KS_OPT_PARTITIONS], 0);
+	check_conflict(s, parsed);
 	ks_forget_partitions(s->id, parsed->text_value[KS_OPT_PARTITIONS]);
 	server = s->server;
 	topics = s->topics;
@@ -344,6 +376,8 @@ ks_alter_subscription(PG_FUNCTION_ARGS)
 	values[5] = CStringGetTextDatum(on_error);
 	(void) ks_catalog_execute("UPDATE kafka.subscription SET options = $2, server = $3, topics = coalesce($4, topics), "
 							  "workers = $5, on_error = $6, version = version + 1 WHERE id = $1", 6, types, values, nulls);
+	foreach(lc, s->targets)
+		ks_conflict_settle(((KsTarget *) lfirst(lc))->relid);
 	PG_RETURN_VOID();
 }
 
@@ -370,7 +404,10 @@ ks_drop_subscription(PG_FUNCTION_ARGS)
 	values[0] = Int64GetDatum(s->id);
 	(void) ks_catalog_execute("DELETE FROM kafka.subscription WHERE id = $1", 1, types, values, NULL);
 	foreach(lc, s->targets)
+	{
 		ks_target_view_drop(((KsTarget *) lfirst(lc))->view);
+		ks_conflict_settle(((KsTarget *) lfirst(lc))->relid);
+	}
 	PG_RETURN_VOID();
 }
 

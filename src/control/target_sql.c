@@ -4,6 +4,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "control/conflict_definition.h"
 #include "control/definitions.h"
 #include "control/foreign_table.h"
 #include "control/rebuild_sql.h"
@@ -85,6 +86,8 @@ check_can_hydrate(const KsSubscription *s, const KsTargetRequest *request, bool 
 		ks_foreign_refuse_rebuild(request->relid, "The subscription has moved already: with option \"hydrate\": false the target "
 								  "begins with the next message.");
 	if (moved)
+		ks_conflict_check_rebuild(s);
+	if (moved)
 		ks_rebuild_check(&with_it, request->relid, "Option \"hydrate\": false lets the target begin with the next message; "
 						 "kafka.rebuild_subscription with force => true then reads what is left.");
 	else if (strcmp(request->mode, "upsert") != 0)
@@ -102,6 +105,7 @@ add_target(const char *name, KsTargetRequest *request)
 
 	check_new(s, request->relid);
 	options = ks_target_check(request, s->owner, &key);
+	ks_conflict_check_target(ks_subscription_options(s), request->relid, request->mode, request->query != NULL, key);
 	/* Kafka first, so that the worker is not held up by a slow broker */
 	hydrate = options->bool_value[KS_OPT_HYDRATE] && has_moved(s->id);
 	if (options->bool_value[KS_OPT_HYDRATE])
@@ -117,6 +121,7 @@ add_target(const char *name, KsTargetRequest *request)
 		check_can_hydrate(s, request, true);
 	}
 	ks_target_store(request, s->id, key);
+	ks_conflict_settle(request->relid);
 	if (hydrate)
 		ks_rebuild_request(s->id, request->relid, "hydrate", false);
 	else
@@ -190,6 +195,7 @@ ks_drop_target(PG_FUNCTION_ARGS)
 	(void) ks_catalog_execute("DELETE FROM kafka.subscription_target WHERE subscription_id = $1 "
 							  "AND target = $2::pg_catalog.regclass", 2, types, values, NULL);
 	ks_target_view_drop(t->view);
+	ks_conflict_settle(t->relid);
 	ks_drop_dead_letters(s, t->relid);
 	targets_changed(s->id);
 	PG_RETURN_VOID();

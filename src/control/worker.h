@@ -15,6 +15,7 @@
 #include "postgres.h"
 
 #include "access/xlogdefs.h"
+#include "conflict/conflict.h"
 #include "datatype/timestamp.h"
 #include "port/atomics.h"
 #include "storage/condition_variable.h"
@@ -43,7 +44,7 @@ typedef enum KsWorkerState
 
 #define KS_ERROR_SIZE 1024
 #define KS_DETAIL_SIZE 256
-#define KS_PROBLEMS 4
+#define KS_PROBLEMS 5
 #define KS_TOPIC_SIZE 256
 
 /* A worker's place in shared memory.  Text and identity: under ks_shmem lock.  Counters: atomics, written by the worker. */
@@ -85,6 +86,7 @@ typedef struct KsWorker
 	pg_atomic_uint64 lag_messages;	/* subscription: sum over partitions; UINT64_MAX = not known yet */
 	pg_atomic_uint64 skipped_truncates;
 	pg_atomic_uint64 columns_added; /* subscription: option "evolve" */
+	pg_atomic_uint64 conflicts[KS_CONFLICT_COUNTS];	/* subscription: decided by option "conflict" */
 	pg_atomic_uint64 retry_requests;	/* subscription: grows when dead letters are to be retried */
 	pg_atomic_uint64 loops;		/* main loop passes: tests for busy loops read it */
 	pg_atomic_uint64 fetched_at;	/* subscription: TimestampTz of the last look at the log ends */

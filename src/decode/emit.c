@@ -22,6 +22,7 @@ struct KsEmitter
 	XLogRecPtr	prev_commit_lsn;
 	char		position[64];	/* "<publisher>/<lsn>/" and room for the ordinal */
 	int			position_prefix;
+	const StringInfoData *delete_stamp;
 	StringInfoData key;
 	StringInfoData other_key;
 	StringInfoData value;
@@ -201,6 +202,12 @@ ks_emit_insert(KsEmitter *emitter, const KsRelation *rel, KsOp op, const KsRow *
 	emitter->sink->emit(emitter->sink, &record);
 }
 
+void
+ks_emit_delete_stamp(KsEmitter *emitter, const StringInfoData *stamp)
+{
+	emitter->delete_stamp = stamp;
+}
+
 /* A delete and its tombstone; newkey (or NULL) is what the row's key has become. */
 static void
 emit_delete(KsEmitter *emitter, const KsRelation *rel, const KsRow *before, bool before_is_key,
@@ -217,10 +224,15 @@ emit_delete(KsEmitter *emitter, const KsRelation *rel, const KsRow *before, bool
 	has_value = encode_value(emitter, &change, &record);
 	if (newkey)
 		add_header(&record, "__debezium.newkey", newkey);
+	if (emitter->delete_stamp)
+		add_header(&record, KS_HEADER_DELETED, emitter->delete_stamp);
 	emitter->sink->emit(emitter->sink, &record);
 	if (has_value && emitter->source->encoder->ops->delete_then_tombstone)
 	{
 		init_record(emitter, &record, rel, key);
+		/* compaction may leave this one alone */
+		if (emitter->delete_stamp)
+			add_header(&record, KS_HEADER_DELETED, emitter->delete_stamp);
 		emitter->sink->emit(emitter->sink, &record);
 	}
 }

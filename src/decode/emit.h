@@ -8,6 +8,7 @@
 
 #include "decode/source.h"
 #include "event/event.h"
+#include "lib/stringinfo.h"
 
 typedef struct KsEmitter KsEmitter;
 
@@ -41,6 +42,11 @@ extern void ks_emit_update(KsEmitter *emitter, const KsRelation *rel, const KsRo
 						   const KsRow *after, XLogRecPtr lsn);
 extern void ks_emit_delete(KsEmitter *emitter, const KsRelation *rel, const KsRow *before, bool before_is_key,
 						   XLogRecPtr lsn);
+/*
+ * What the deletes that are emitted next are ordered by among the changes of two databases, for their header; NULL: they
+ * have none.
+ */
+extern void ks_emit_delete_stamp(KsEmitter *emitter, const StringInfoData *stamp);
 /* A truncate: one event in every partition. */
 extern void ks_emit_truncate(KsEmitter *emitter, const KsRelation *rel, XLogRecPtr lsn);
 

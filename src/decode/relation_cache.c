@@ -241,6 +241,7 @@ ks_entry_fill(KsSource *source, Relation relation, bool lenient, KsEntry *entry)
 	MemoryContextSwitchTo(old);
 	if (!entry->published)
 	{
+		entry->deleted_rows = relid == ks_catalog_relid("deleted_row");
 		/* most tables of a database may not be published, and they come and go */
 		MemoryContextDelete(entry->context);
 		entry->context = NULL;

@@ -18,6 +18,7 @@ typedef struct KsEntry
 	Oid			relid;			/* of the table that has the rows; hash key */
 	bool		valid;
 	uint32		generation;		/* of the source's definition that this was made with */
+	bool		deleted_rows;	/* it is kafka.deleted_row */
 	bool		published;		/* all that follows only if so */
 	bool		insert;
 	bool		update;

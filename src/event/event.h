@@ -96,6 +96,7 @@ typedef struct KsChange
 #define KS_HEADER_JSON_NULL "pg_kafka_sync.json_null"
 #define KS_HEADER_UNCHANGED "pg_kafka_sync.unchanged"
 #define KS_HEADER_BINARY "pg_kafka_sync.binary" /* "binary.handling.mode" of the record, where it is not the default */
+#define KS_HEADER_DELETED "pg_kafka_sync.deleted" /* what a delete is ordered by: '=' and its text; empty: null */
 #define KS_HEADER_TIME "pg_kafka_sync.time" /* "time.precision.mode", likewise */
 
 /*

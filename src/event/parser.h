@@ -124,6 +124,11 @@ typedef struct KsParsed
 	bool		more;			/* the message has another row: see KsParserOps.next */
 	const char *connector;		/* Debezium's connector that made the event, NULL if it is not told */
 	size_t		connector_size;
+	const char *server;			/* Debezium's source.name, NULL if it is not told */
+	size_t		server_size;
+	const char *commit_time;	/* digits of source.ts_us or (commit_in_ms) ts_ms, NULL if there are none */
+	size_t		commit_time_size;
+	bool		commit_in_ms;
 } KsParsed;
 
 /* Frees the arrays of a KsParsed and zeroes it.  In format/json_fields.c. */

@@ -1,8 +1,8 @@
 /*
  * debezium_parse.c: reads Debezium's change events in JSON, with and without schemas.  Plain C, zero copy.
  *
- * Only op, before, after and the connector's name in source are looked into; transaction and times are checked and
- * skipped.  With option "flat", events are rows as Debezium's ExtractNewRecordState leaves them.
+ * Only op, before, after and what source says of who made the event are looked into; the rest is checked and skipped.
+ * With option "flat", events are rows as Debezium's ExtractNewRecordState leaves them.
  */
 #include "format/json_fields.h"
 
@@ -43,7 +43,30 @@ scan_row(KsJson *json, KsFieldList *list, Envelope *env, const char *error)
 	return true;
 }
 
-/* Scans "source" for the name of the connector. */
+/* Takes a member of "source" that is of interest: who made the event, and when. */
+static void
+read_source(const KsField *member, KsParsed *out)
+{
+	if (member->kind == KS_FIELD_STRING && KS_NAME_IS(member, "connector"))
+	{
+		out->connector = member->data;
+		out->connector_size = member->size;
+	}
+	else if (member->kind == KS_FIELD_STRING && KS_NAME_IS(member, "name"))
+	{
+		out->server = member->data;
+		out->server_size = member->size;
+	}
+	else if (member->kind == KS_FIELD_NUMBER &&
+			 (KS_NAME_IS(member, "ts_us") || (out->commit_time == NULL && KS_NAME_IS(member, "ts_ms"))))
+	{
+		out->commit_time = member->data;
+		out->commit_time_size = member->size;
+		out->commit_in_ms = KS_NAME_IS(member, "ts_ms");
+	}
+}
+
+/* Scans "source". */
 static bool
 scan_source(KsJson *json, KsParsed *out)
 {
@@ -55,7 +78,8 @@ scan_source(KsJson *json, KsParsed *out)
 		return ks_json_skip(json);
 	while ((more = ks_json_next_member(json, &first, &member)) > 0)
 	{
-		if (!KS_NAME_IS(&member, "connector"))
+		/* "connector", "name", "ts_us", "ts_ms" */
+		if (member.name_size != 9 && member.name_size != 4 && member.name_size != 5)
 		{
 			if (!ks_json_skip(json))
 				return false;
@@ -63,11 +87,7 @@ scan_source(KsJson *json, KsParsed *out)
 		}
 		if (!ks_json_value(json, &member))
 			return false;
-		if (member.kind == KS_FIELD_STRING)
-		{
-			out->connector = member.data;
-			out->connector_size = member.size;
-		}
+		read_source(&member, out);
 	}
 	return more == 0;
 }

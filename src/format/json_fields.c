@@ -49,6 +49,8 @@ ks_parsed_clear(KsParsed *out)
 	out->more = false;
 	out->connector = NULL;
 	out->connector_size = 0;
+	out->server = out->commit_time = NULL;
+	out->server_size = out->commit_time_size = 0;
 }
 
 /* Notes how keys are written. */

@@ -136,8 +136,8 @@ def run_tutorial(page, databases, kafka, prefix):
     """Runs the SQL of a page: each block in the database that its first line names. What its last queries returned, in order."""
     results = []
     for name, block in re.findall(r"```sql\n-- in (\w+)\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.S):
-        block = block.replace("localhost:9092", kafka.bootstrap).replace("=> 'shop'", f"=> '{prefix}'")
-        block = block.replace("{shop.public", f"{{{prefix}.public")
+        block = block.replace("localhost:9092", kafka.bootstrap).replace("topic_prefix => 'shop", f"topic_prefix => '{prefix}")
+        block = re.sub(r"\{shop(\w*)\.public", rf"{{{prefix}\1.public", block)
         for statement in re.sub(r"--.*", "", block).split(";\n"):
             if statement.strip():
                 results.append((name, databases[name].q(statement)))
@@ -154,6 +154,20 @@ def test_tutorial_rebuild(make_db, kafka):
         shop.q("SELECT id, customer_id, city, amount FROM orders ORDER BY id")
     assert results[-1][1] == shop.q("SELECT count(*), sum(amount) FROM orders")
     assert reports.q("TABLE kafka.problems") == []
+
+
+def test_tutorial_two_way(make_db, kafka):
+    crm, website = make_db(extension=False), make_db(extension=False)
+    prefix = f"shop{uuid.uuid4().hex[:8]}"
+    results = run_tutorial("tutorial-two-way-sync.md", {"crm": crm, "website": website}, kafka, prefix)
+    shown = [(name, [tuple(map(str, row)) for row in rows]) for name, rows in results]
+    assert ("website", [("Ann", "ann@new.example", "3", "3018.00")]) in shown
+    # written back, and then the later change wins on both sides
+    assert [rows for name, rows in shown if name == "crm" and rows and len(rows[0]) == 2] == \
+        [[("Ann", "ann@new.example")], [("Ann", "ann@newer.example")]]
+    assert ("website", [("Ann", "ann@newer.example")]) in shown and ("website", [("0", "1", "0")]) in shown
+    assert crm.q("TABLE customer ORDER BY id") == website.q("TABLE customer ORDER BY id")
+    assert crm.q("TABLE kafka.problems") == website.q("TABLE kafka.problems") == []
 
 
 def run_as_psql(page, database, kafka):
