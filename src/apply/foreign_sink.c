@@ -283,6 +283,16 @@ differs(KsBatch *b, int row, const char *message, const char *detail, const char
 			 hint ? errhint("%s", hint) : 0));
 }
 
+/* Do triggers of the foreign table, which belong to its owner, decide what is written? */
+static bool
+has_before_triggers(KsTargetTable *t)
+{
+	TriggerDesc *triggers = t->rel->trigdesc;
+
+	return triggers &&
+		(triggers->trig_insert_before_row || triggers->trig_update_before_row || triggers->trig_delete_before_row);
+}
+
 /* Deletes rows. */
 static void
 delete_rows(KsBatch *b, const int *rows, int count)
@@ -305,6 +315,8 @@ delete_rows(KsBatch *b, const int *rows, int count)
 		appendStringInfoString(&sql, " AND ");
 		append_keys(&sql, &parameters, b, rows, n);
 		(void) ks_rows_execute(b, sql.data, &parameters, SPI_OK_DELETE, columns, rows, n);
+		if (has_before_triggers(t))
+			continue;
 		found = find(b, rows, n);
 		for (int i = 0; i < n; i++)
 			if (found[i])
@@ -384,30 +396,20 @@ check_row(void *arg, int number, const Datum *values, const bool *nulls)
 	}
 }
 
-/* Do triggers of our own change rows on their way out? */
-static bool
-has_before_triggers(KsTargetTable *t)
-{
-	TriggerDesc *triggers = t->rel->trigdesc;
-
-	return triggers && (triggers->trig_insert_before_row || triggers->trig_update_before_row);
-}
-
 /* ERROR unless the rows are there with these columns' values. */
 static void
 read_back(KsBatch *b, const bool *columns, const int *rows, int count)
 {
 	KsTargetTable *t = b->target;
-	bool	   *compared = palloc0(sizeof(bool) * t->natts);
-	Check		check = {b, rows, compared, palloc0(sizeof(bool) * count)};
+	Check		check = {b, rows, columns, palloc0(sizeof(bool) * count)};
 	KsParameters parameters = {0};
 	StringInfoData condition;
 
-	if (!has_before_triggers(t))
-		memcpy(compared, columns, sizeof(bool) * t->natts);
+	if (has_before_triggers(t))
+		return;
 	initStringInfo(&condition);
 	append_keys(&condition, &parameters, b, rows, count);
-	ks_find_rows(t, key_attributes(t), t->nkeys, values_of(b, rows, count), count, compared, condition.data, &parameters,
+	ks_find_rows(t, key_attributes(t), t->nkeys, values_of(b, rows, count), count, columns, condition.data, &parameters,
 				 check_row, &check);
 	for (int i = 0; i < count; i++)
 		if (!check.seen[i])
@@ -433,7 +435,7 @@ write_group(KsBatch *b, const KsRowGroup *g)
 		{
 			appendStringInfo(&sql, "INSERT INTO %s (", t->qualified);
 			ks_append_columns(&sql, t, g->columns);
-			appendStringInfoString(&sql, ") SELECT ");
+			appendStringInfo(&sql, ")%s SELECT ", t->has_identity ? " OVERRIDING SYSTEM VALUE" : "");
 			ks_append_columns(&sql, t, g->columns);
 			appendStringInfoString(&sql, " FROM " KS_ROWS " r");
 			(void) ks_rows_execute(b, sql.data, NULL, SPI_OK_INSERT, g->columns, rows, n);

@@ -270,13 +270,41 @@ def test_outage(my, kafka, mariadb, topic):
             my.wait_for_subscription("other")
             assert position(my) == at and my.state("subscription", "other")["state"] == "streaming"
             mariadb.start()
+        mariadb.pause()
+        send(kafka, other, (2, {"v": "x"}))
+        my.wait_for_subscription("other")
     finally:
         stop.set()
         thread.join()
+        mariadb.resume()
         mariadb.start()
     my.wait_for_subscription("s")
     assert dict(rows(my)) == wanted and letters(my) == 0
     my.wait_state("subscription", "s", "streaming")
+
+
+def test_beside_a_local_target(my, kafka, mariadb, topic):
+    """Targets of one subscription move together: what one of them cannot take, none of them has."""
+    my.q("CREATE TABLE here (id int PRIMARY KEY, v text, u int)")
+    my.q("SELECT kafka.create_subscription('s', 'kafka', %s, 'here', 'json')", [topic])
+    my.q("SELECT kafka.add_target('s', 't', key => ARRAY['id'])")
+    send(kafka, topic, (1, {"v": "x"}), (2, {"v": "y"}), (1, None))
+    my.wait_for_subscription("s")
+    assert rows(my) == rows(my, name="here") == [(2, "y")]
+    mariadb.kill()
+    try:
+        send(kafka, topic, (2, {"v": "z"}), (3, {"v": "x"}))
+        my.wait_state("subscription", "s", "retrying")
+        assert rows(my, name="here") == [(2, "y")] and position(my) == 3
+    finally:
+        mariadb.start()
+    my.close()  # this session's mysql_fdw finds its connection lost only when it uses it
+    my.wait_for_subscription("s")
+    assert rows(my) == rows(my, name="here") == [(2, "z"), (3, "x")]
+    send(kafka, topic, (4, {"v": "x" * 21}))
+    row = my.wait_state("subscription", "s", "error")
+    assert "target public.t" in row["last_error"] and "Data too long" in row["last_error"] and position(my) == 5
+    assert rows(my) == rows(my, name="here") == [(2, "z"), (3, "x")]
 
 
 def test_set_up_wrongly(my, kafka, mariadb, topic):
@@ -389,6 +417,13 @@ def test_composite_key(wrapped, kafka, topic):
     kafka.produce_many(topic, [(None, envelope("t")), event("c", 1, "z", "z")])
     db.wait_for_subscription("s")
     assert db.remote.q("SELECT a, b, v, n FROM t") == [(1, "z", "z", 7)]
+    # a trigger of the foreign table has its way, as one of a local table has
+    db.q("CREATE FUNCTION decide() RETURNS trigger LANGUAGE plpgsql AS"
+         " $$BEGIN IF new.a = 3 THEN RETURN NULL; END IF; new.v := upper(new.v); RETURN new; END$$;"
+         "CREATE TRIGGER decide BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION decide()")
+    kafka.produce_many(topic, [event("c", a, "z", "w") for a in (2, 3)])
+    db.wait_for_subscription("s")
+    assert db.remote.q("SELECT a, v FROM t ORDER BY a") == [(1, "z"), (2, "W")]
 
 
 def test_rows_of_a_message_key(wrapped, kafka, topic):
