@@ -4,7 +4,7 @@ CREATE FUNCTION kafka.create_subscription(name name, server name, topics text[],
         format text DEFAULT 'debezium', mode text DEFAULT 'upsert', key text[] DEFAULT NULL,
         start text DEFAULT 'earliest', on_error text DEFAULT 'stop', workers integer DEFAULT 1,
         options jsonb DEFAULT '{}', enabled boolean DEFAULT true) RETURNS void
-    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'ks_create_subscription';
 COMMENT ON FUNCTION kafka.create_subscription(name, name, text[], regclass, text, text, text[], text, text, integer, jsonb, boolean) IS
     'Keeps a target table equal to the latest state of topics (an entry that begins with ^ is a pattern), exactly once. format: debezium | json | csv | syslog | raw. mode: upsert | append (merge: kafka.add_target). key: columns of a unique index of the target (NULL: its primary key; none for append). start: earliest | latest | a timestamp | {"topic":{"0":123}}; resolved and stored before the call returns. on_error: stop. options: see kafka.option_reference(). Needs USAGE on the server and SET ROLE to the target''s owner. Errors: undefined_object, duplicate_object, invalid_parameter_value, insufficient_privilege, wrong_object_type, object_not_in_prerequisite_state (no key), connection errors within 10 s.';

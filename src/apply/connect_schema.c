@@ -14,9 +14,9 @@ ks_schema_is(const KsField *field, const char *text)
 	return field->kind == KS_FIELD_STRING && field->size == size && memcmp(field->data, text, size) == 0;
 }
 
-/* Reads a member of an object by name; kind NULL if there is none. */
-static KsField
-member_of(KsArena *arena, const KsField *object, const char *name)
+/* See connect_schema.h. */
+KsField
+ks_schema_member(KsArena *arena, const KsField *object, const char *name)
 {
 	KsField		member = {0};
 	KsJson		json;
@@ -76,7 +76,7 @@ ks_schema_text_parameter(KsArena *arena, const KsSchemaNode *node, const char *n
 {
 	KsField		none = {0};
 
-	return node->parameters.kind == KS_FIELD_OBJECT ? member_of(arena, &node->parameters, name) : none;
+	return node->parameters.kind == KS_FIELD_OBJECT ? ks_schema_member(arena, &node->parameters, name) : none;
 }
 
 /* See connect_schema.h. */

@@ -25,6 +25,9 @@ typedef struct KsSchemaNode
 /* Is it this string? */
 extern bool ks_schema_is(const KsField *field, const char *text);
 
+/* Reads a member of an object by name; kind NULL if there is none. */
+extern KsField ks_schema_member(KsArena *arena, const KsField *object, const char *name);
+
 /* Reads the schema at hand.  Returns what is wrong with it, or NULL. */
 extern const char *ks_schema_read(KsJson *json, KsSchemaNode *node);
 

@@ -79,6 +79,17 @@ ks_server_aclcheck(Oid serverid, Oid role, AclMode mode)
 #endif
 }
 
+/* The same on a schema. */
+static inline AclResult
+ks_schema_aclcheck(Oid namespace, Oid role, AclMode mode)
+{
+#if PG_VERSION_NUM >= 160000
+	return object_aclcheck(NamespaceRelationId, namespace, role, mode);
+#else
+	return pg_namespace_aclcheck(namespace, role, mode);
+#endif
+}
+
 /* Does a role own a database? 16 has one function for all kinds of objects. */
 static inline bool
 ks_database_ownercheck(Oid database, Oid role)

@@ -10,6 +10,7 @@
 #include "access/xact.h"
 #include "compat/pg_compat.h"
 #include "consume/feed.h"
+#include "consume/first_message.h"
 #include "consume/log_ends.h"
 #include "consume/rebuild.h"
 #include "control/catalog.h"
@@ -111,9 +112,9 @@ create_feeds(Subscriber *s, int nlive)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(TopMemoryContext);
 	server = ks_server_open(NameStr(s->subscription->server), s->subscription->owner);
-	/* while something is read again, the first worker does the work of all */
+	/* while something is read again, or there is no target yet, the first worker does the work of all */
 	s->offsets = ks_offsets_load(s->subscription->id, KS_LIVE_POSITIONS, ks_my_worker->ordinal,
-								 s->rebuild ? 1 : s->subscription->workers);
+								 s->rebuild || s->subscription->targets == NIL ? 1 : s->subscription->workers);
 	if (nlive > 0)
 	{
 		s->feed = ks_feed_create(s->subscription, server, s->offsets, &s->pace);
@@ -266,8 +267,10 @@ subscription_body(void)
 	pg_atomic_write_u64(&ks_my_worker->lag_messages, PG_UINT64_MAX);
 	if (!load_definition(s))
 		return;					/* dropped meanwhile */
-	if (s->subscription->targets == NIL)
+	if (s->subscription->targets == NIL && !s->subscription->options->bool_value[KS_OPT_CREATE_TARGET])
 		wait_for_end(KS_STATE_WAITING, "it has no target");
+	if (s->subscription->targets == NIL && ks_my_worker->ordinal > 0)
+		wait_for_end(KS_STATE_WAITING, "the first worker creates the target");
 	if (s->rebuild && ks_my_worker->ordinal > 0)
 	{
 		pg_atomic_write_u64(&ks_my_worker->lag_messages, 0);
@@ -275,6 +278,13 @@ subscription_body(void)
 	}
 	set_session(s->subscription);
 	ks_apply_setup_origin(s->subscription);
+	if (s->subscription->targets == NIL)
+	{
+		create_feeds(s, 1);
+		ks_first_message(s->feed);
+		ks_my_worker->restart_now = true;
+		return;
+	}
 	targets = palloc(sizeof(KsApplyTarget) * list_length(s->subscription->targets));
 	ntargets = live_targets(s, targets);
 	create_feeds(s, ntargets);

@@ -78,6 +78,20 @@ static const KsOptionDef option_table[] = {
 	{KS_OPT_EVOLVE, "evolve", KS_SUBSCRIPTION, KS_TYPE_BOOL, "false", 0, 0, NULL,
 		"Add columns to targets without queries for new fields, whose types come from column_types, the messages' schemas, the "
 	"topic's foreign table or, but for format debezium, the JSON values themselves."},
+	{KS_OPT_CREATE_TARGET, "create_target", KS_SUBSCRIPTION, KS_TYPE_BOOL, "false", 0, 0, NULL,
+		"Create the target when the first message comes, with columns and types as for evolve, and the message key as primary "
+	"key; for one topic, while there is no target. The options create_target and create_target.* are gone when it is there."},
+	{KS_OPT_CREATE_TARGET_NAME, "create_target.name", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
+		"Name of that table, may be with a schema; default is that of the source's table in events of Debezium, else the last "
+	"part of the topic's name."},
+	{KS_OPT_CREATE_TARGET_SCHEMA, "create_target.schema", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
+		"Its schema, if neither create_target.name nor (where it exists) an event's source tells it; kafka.create_subscription "
+	"sets it to the first of the caller's search_path."},
+	{KS_OPT_CREATE_TARGET_MODE, "create_target.mode", KS_SUBSCRIPTION, KS_TYPE_ENUM, "upsert", 0, 0, "upsert | append",
+	"Its mode; kafka.create_subscription sets it to its argument mode."},
+	{KS_OPT_CREATE_TARGET_KEY, "create_target.key", KS_SUBSCRIPTION, KS_TYPE_NAMES, NULL, 0, 0, NULL,
+		"Columns of its primary key, default is the fields of the message key; kafka.create_subscription sets it to its argument "
+	"key."},
 	{KS_OPT_FULL_BEFORE, "full_before", KS_SUBSCRIPTION, KS_TYPE_BOOL, "false", 0, 0, NULL,
 		"Format debezium: the old row in events is whole (REPLICA IDENTITY FULL on all source tables), so that it tells the "
 	"target's key where the message key does not."},

@@ -39,6 +39,11 @@ typedef enum KsOptionId
 	KS_OPT_COLUMN_TYPES,		/* "column_types" object column -> SQL type */
 	KS_OPT_IGNORE_UNKNOWN,		/* "ignore_unknown_columns" bool, default false: an unknown column is an error */
 	KS_OPT_EVOLVE,				/* "evolve" bool: columns are added to plain targets */
+	KS_OPT_CREATE_TARGET,		/* "create_target" bool: the worker makes the target */
+	KS_OPT_CREATE_TARGET_NAME,	/* "create_target.name" string, may be qualified */
+	KS_OPT_CREATE_TARGET_SCHEMA,	/* "create_target.schema" string */
+	KS_OPT_CREATE_TARGET_MODE,	/* "create_target.mode": upsert | append */
+	KS_OPT_CREATE_TARGET_KEY,	/* "create_target.key" array of names */
 	KS_OPT_FULL_BEFORE,			/* "full_before" bool: format debezium's "before" is the whole old row */
 	KS_OPT_FK_WAIT,				/* "fk_wait" int ms */
 	KS_OPT_REPLICATION_ROLE,	/* "session_replication_role": origin | replica */

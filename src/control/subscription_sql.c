@@ -5,9 +5,11 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_type.h"
 #include "control/conflict_definition.h"
+#include "control/create_target.h"
 #include "control/definitions.h"
 #include "control/hooks.h"
 #include "control/rebuild_sql.h"
@@ -19,7 +21,9 @@
 #include "regex/regex.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
 #include "utils/numeric.h"
 
 PG_FUNCTION_INFO_V1(ks_create_subscription);
@@ -120,11 +124,22 @@ check_dead_letter_topic(const KsOptions *options, char **topics, int ntopics)
 						"errors.deadletterqueue.topic.name", topic)));
 }
 
+/* The schema that the caller's search_path creates tables in, NULL if there is none. */
+static char *
+creation_schema(void)
+{
+	List	   *path = fetch_search_path(false);
+
+	return path == NIL || isAnyTempNamespace(linitial_oid(path)) ? NULL : get_namespace_name(linitial_oid(path));
+}
+
 /*
+ * What create_subscription does once it is known where the caller makes tables.
+ *
  * kafka.create_subscription(name, server, topics, target, format, mode, key, start, on_error, workers, options, enabled)
  */
-Datum
-ks_create_subscription(PG_FUNCTION_ARGS)
+static void
+create_subscription(FunctionCallInfo fcinfo, const char *schema)
 {
 	static const char *const formats[] = {"debezium", "json", "csv", "syslog", "raw", NULL};
 	char	   *name = ks_name_arg(fcinfo, 0, "name");
@@ -160,7 +175,20 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 	(void) ks_server_open(server, GetUserId());
 	if (options == NULL)
 		options = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
+	if (!PG_ARGISNULL(6))
+		target.key = ks_text_names(PG_GETARG_ARRAYTYPE_P(6), "key");
 	parsed = ks_options_parse(KS_SUBSCRIPTION, format, options, GetUserId());
+	if (parsed->bool_value[KS_OPT_CREATE_TARGET])
+	{
+		if (!PG_ARGISNULL(3))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("option \"%s\" does not go with argument target", "create_target"),
+					 errhint("The table is created: leave out one of the two.")));
+		options = ks_create_target_complete(options, schema, mode, target.key);
+		parsed = ks_options_parse(KS_SUBSCRIPTION, format, options, GetUserId());
+		ks_create_target_check(parsed, format, topics, ntopics, GetUserId());
+	}
 	ks_format_check_hook(format, parsed);
 	if (parsed->text_value[KS_OPT_PARTITIONS])
 		(void) ks_partition_selected(parsed->text_value[KS_OPT_PARTITIONS], 0);
@@ -173,8 +201,6 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 				 errmsg("subscription \"%s\" already exists", name)));
 	target.mode = mode;
 	target.options = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
-	if (!PG_ARGISNULL(6))
-		target.key = ks_text_names(PG_GETARG_ARRAYTYPE_P(6), "key");
 	if (!PG_ARGISNULL(3))
 	{
 		target.relid = PG_GETARG_OID(3);
@@ -210,10 +236,29 @@ ks_create_subscription(PG_FUNCTION_ARGS)
 		ks_conflict_settle(target.relid);
 	}
 	store_start(id, server, GetUserId(), topics, ntopics, start, parsed->text_value[KS_OPT_PARTITIONS]);
-	if (!PG_ARGISNULL(3) && strcmp(mode, "upsert") != 0)
+	if (parsed->bool_value[KS_OPT_CREATE_TARGET])
+		mode = parsed->text_value[KS_OPT_CREATE_TARGET_MODE];
+	else if (PG_ARGISNULL(3))
+		return;
+	if (strcmp(mode, "upsert") != 0)
 		ks_rebuild_check_past(ks_own_subscription(name), mode,
 							  "Begin at its end (start => 'latest'), or add the target with kafka.add_target and option "
 							  "\"hydrate\": false to take what is left.");
+}
+
+/*
+ * kafka.create_subscription(): like kafka.add_target, it runs with the caller's search_path, until that is known.
+ */
+Datum
+ks_create_subscription(PG_FUNCTION_ARGS)
+{
+	char	   *schema = creation_schema();
+	int			nest_level = NewGUCNestLevel();
+
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+							 false);
+	create_subscription(fcinfo, schema);
+	AtEOXact_GUC(true, nest_level);
 	PG_RETURN_VOID();
 }
 
@@ -364,6 +409,19 @@ ks_alter_subscription(PG_FUNCTION_ARGS)
 		ks_check_word("on_error", on_error, on_errors);
 	}
 	check_dead_letter_topic(parsed, topics, ntopics);
+	if (s->targets == NIL)
+	{
+		ks_create_target_check(parsed, s->format, topics, ntopics, s->owner);
+		if (parsed->bool_value[KS_OPT_CREATE_TARGET] && strcmp(parsed->text_value[KS_OPT_CREATE_TARGET_MODE], "upsert") != 0)
+			ks_rebuild_check_past(s, parsed->text_value[KS_OPT_CREATE_TARGET_MODE],
+								  "Begin at its end (kafka.seek_subscription), or add the target with kafka.add_target and "
+								  "option \"hydrate\": false to take what is left.");
+	}
+	else if (parsed->bool_value[KS_OPT_CREATE_TARGET])
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("subscription \"%s\" has a target already", name),
+				 errhint("Option \"create_target\" is for subscriptions without one.")));
 	if (special_values[1])
 	{
 		namestrcpy(&server, ks_special_name(special_values[1], "server"));

@@ -5,6 +5,7 @@
 
 #include "catalog/pg_type.h"
 #include "control/conflict_definition.h"
+#include "control/create_target.h"
 #include "control/definitions.h"
 #include "control/foreign_table.h"
 #include "control/rebuild_sql.h"
@@ -122,6 +123,7 @@ add_target(const char *name, KsTargetRequest *request)
 	}
 	ks_target_store(request, s->id, key);
 	ks_conflict_settle(request->relid);
+	ks_create_target_end(s->id);
 	if (hydrate)
 		ks_rebuild_request(s->id, request->relid, "hydrate", false);
 	else
@@ -129,7 +131,7 @@ add_target(const char *name, KsTargetRequest *request)
 }
 
 /*
- * kafka.add_target(subscription, target, query, mode, key, merge, options).  The only function that runs with the
+ * kafka.add_target(subscription, target, query, mode, key, merge, options).  It runs with the
  * caller's search_path, until the names in the query are bound.
  */
 Datum

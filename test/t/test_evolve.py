@@ -1,8 +1,6 @@
-"""Options "evolve": columns that messages have and a target lacks are added to it; and "create_target": the table is made."""
+"""Option "evolve": columns that messages have and a target lacks are added to it."""
 
 import json
-import re
-import threading
 
 import psycopg
 import pytest
@@ -10,7 +8,7 @@ import pytest
 from conftest import wait_until
 from pipelines import same_rows
 from publisher_util import create, prefix, sync
-from test_formats_in import MYSQL, ORACLE, keyed, rows, stopped, wrapped
+from test_formats_in import MYSQL, keyed, rows, stopped, wrapped
 from test_subscription import envelope, subscribe, table, topic  # noqa: F401
 
 EVOLVE = {"evolve": True}
