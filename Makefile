@@ -15,11 +15,11 @@ SOURCES = $(patsubst $(srcdir)/%,%,$(sort $(wildcard $(srcdir)/src/*.c $(srcdir)
 KS_HEADERS = $(sort $(wildcard $(srcdir)/src/*.h $(srcdir)/src/*/*.h))
 OBJS = $(SOURCES:.c=.o)
 
-PG_CPPFLAGS = -I$(srcdir)/src
+PG_CPPFLAGS = -I$(srcdir)/src -I$(libpq_srcdir)
 # What PostgreSQL's own headers and macros would set off is left out.
 PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers \
 	-Wno-cast-function-type -Wno-declaration-after-statement
-SHLIB_LINK = -lrdkafka -lm
+SHLIB_LINK = -lrdkafka $(libpq) -lm
 
 # Regression tests: every sql/NAME.sql with expected/NAME.out, by name; REGRESS="a b" runs some.
 # They reach Kafka through the environment: \getenv kafka KAFKA_BOOTSTRAP

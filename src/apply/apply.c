@@ -354,6 +354,8 @@ ks_apply_probe(KsApply *a)
 	if (a->nactive == 0)
 		return;
 	a->run.unreachable = false;
+	a->run.messages = NULL;
+	a->run.nmessages = 0;
 	MemoryContextReset(a->context);
 	PG_TRY();
 	{

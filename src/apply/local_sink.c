@@ -53,11 +53,18 @@ apply(KsBatch *b)
 	else if (b->target->direct)
 		ks_direct_apply(b);
 	else
-		ks_sql_apply(b);
+		ks_sql_write(b, b->target, ks_rows_execute);
+}
+
+/* KsSinkOps.merge */
+static void
+merge(KsQueryWriter *w)
+{
+	ks_merge_write(w, &ks_local_merge);
 }
 
 const KsSinkOps ks_local_sink = {
 	.apply = apply,
 	.existing_keys = ks_local_existing_keys,
-	.merge = ks_merge_write,
+	.merge = merge,
 };

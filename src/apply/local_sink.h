@@ -8,12 +8,16 @@
 #define KS_LOCAL_SINK_H
 
 #include "apply/batch.h"
+#include "apply/row_group.h"
 #include "compat/pg_compat.h"
 
 /* Below SQL: heap and index access, for plain tables; needs target->direct. In direct_sink.c. */
 extern void ks_direct_apply(KsBatch *batch);
-/* By SQL, set by set: for partitioned tables, BEFORE and statement triggers. In sql_sink.c. */
-extern void ks_sql_apply(KsBatch *batch);
+/*
+ * By SQL, set by set: for partitioned tables, BEFORE and statement triggers; names: the target, or what it is called where
+ * the statements are executed. In sql_sink.c.
+ */
+extern void ks_sql_write(KsBatch *batch, KsTargetTable *names, KsRowsExecute execute);
 
 /* Empties a table by TRUNCATE. */
 extern void ks_truncate_table(KsTargetTable *target);

@@ -7,6 +7,7 @@
 #include "postgres.h"
 
 #include "apply/query_target.h"
+#include "apply/row_group.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -14,9 +15,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
-
-#define RELATION_NAME "ks_rows"
-#define ORDER_NAME "ks_order"
 
 /* The function that folds a column. */
 static KsMergeFunction
@@ -49,10 +47,10 @@ append_fold(StringInfo sql, KsMergeFunction function, const char *column, const 
 			appendStringInfo(sql, "pg_catalog.bool_and(r.%s)", column);
 			return;
 		case KS_MERGE_FIRST:
-			order = "r." ORDER_NAME;
+			order = "r." KS_ORDER;
 			break;
 		case KS_MERGE_LAST:
-			order = "r." ORDER_NAME " DESC";
+			order = "r." KS_ORDER " DESC";
 			break;
 		case KS_MERGE_MIN:
 			order = psprintf("r.%s", column);
@@ -101,11 +99,10 @@ append_update(StringInfo sql, KsMergeFunction function, const char *c)
 	}
 }
 
-/* The statement that folds. */
-static char *
-make_statement(KsQueryWriter *w)
+/* See query_target.h. */
+char *
+ks_merge_statement(KsQueryWriter *w, KsTargetTable *t)
 {
-	KsTargetTable *t = w->writer.table;
 	StringInfoData sql;
 	StringInfoData keys;
 	int			updates = 0;
@@ -129,7 +126,7 @@ make_statement(KsQueryWriter *w)
 			append_fold(&sql, function_of(w, w->sinks[i].column->name), column, &w->sinks[i]);
 	}
 	/* in the order of the keys, so that several writers lock rows in one order */
-	appendStringInfo(&sql, " FROM " RELATION_NAME " r GROUP BY %s ORDER BY %s ON CONFLICT (%s) DO ", keys.data, keys.data,
+	appendStringInfo(&sql, " FROM " KS_ROWS " r GROUP BY %s ORDER BY %s ON CONFLICT (%s) DO ", keys.data, keys.data,
 					 keys.data);
 	for (int i = 0; i < w->nsinks; i++)
 	{
@@ -145,9 +142,9 @@ make_statement(KsQueryWriter *w)
 	return sql.data;
 }
 
-/* See query_target.h. */
-void
-ks_merge_apply(KsQueryWriter *w)
+/* KsMergeOps.fold */
+static void
+fold(KsQueryWriter *w)
 {
 	KsBatch    *b = w->batch;
 	KsTargetTable *t = w->writer.table;
@@ -165,7 +162,7 @@ ks_merge_apply(KsQueryWriter *w)
 		TupleDescInitEntry(desc, i + 1, NameStr(att->attname), att->atttypid, att->atttypmod, att->attndims);
 		TupleDescInitEntryCollation(desc, i + 1, att->attcollation);
 	}
-	TupleDescInitEntry(desc, w->nsinks + 1, ORDER_NAME, INT4OID, -1, 0);
+	TupleDescInitEntry(desc, w->nsinks + 1, KS_ORDER, INT4OID, -1, 0);
 	for (int r = 0; r < b->nrows; r++)
 	{
 		for (int i = 0; i < w->nsinks; i++)
@@ -177,7 +174,7 @@ ks_merge_apply(KsQueryWriter *w)
 		nulls[w->nsinks] = false;
 		tuplestore_putvalues(store, desc, values, nulls);
 	}
-	relation->md.name = RELATION_NAME;
+	relation->md.name = KS_ROWS;
 	relation->md.tupdesc = desc;
 	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
 	relation->md.enrtuples = b->nrows;
@@ -186,9 +183,44 @@ ks_merge_apply(KsQueryWriter *w)
 		elog(ERROR, "SPI_connect failed");
 	if (SPI_register_relation(relation) != SPI_OK_REL_REGISTER)
 		elog(ERROR, "could not register the rows of a batch");
-	if (SPI_execute(make_statement(w), false, 0) != SPI_OK_INSERT)
+	if (SPI_execute(ks_merge_statement(w, t), false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not write to %s", t->qualified);
 	SPI_finish();
 	tuplestore_end(store);
 	MemoryContextSwitchTo(old);
 }
+
+/* KsMergeOps.newest_window */
+static bool
+newest_window(KsQueryWriter *w, Datum *window)
+{
+	KsTargetTable *t = w->writer.table;
+	bool		isnull = true;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute(psprintf("SELECT pg_catalog.max(%s) FROM %s", t->columns[w->window].quoted, t->qualified), true, 1) !=
+		SPI_OK_SELECT)
+		elog(ERROR, "could not read %s", t->qualified);
+	if (SPI_processed == 1)
+		*window = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	SPI_finish();
+	return !isnull;
+}
+
+/* KsMergeOps.delete_windows */
+static void
+delete_windows(KsQueryWriter *w, Datum before)
+{
+	KsTargetTable *t = w->writer.table;
+	Oid			type = getBaseType(TupleDescAttr(RelationGetDescr(t->rel), w->window)->atttypid);
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute_with_args(psprintf("DELETE FROM %s WHERE %s OPERATOR(pg_catalog.<) $1", t->qualified,
+									   t->columns[w->window].quoted), 1, &type, &before, NULL, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not delete from %s", t->qualified);
+	SPI_finish();
+}
+
+const KsMergeOps ks_local_merge = {fold, newest_window, delete_windows};

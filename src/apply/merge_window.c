@@ -13,7 +13,6 @@
 #include "apply/dead_letter.h"
 #include "apply/query_target.h"
 #include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
@@ -63,54 +62,30 @@ closed_before(Timestamp newest, Interval *grace, Interval *retain)
 
 /* The newest window of the table; the begin of time if it has none. */
 static Timestamp
-newest_window(KsQueryWriter *w)
+newest_window(KsQueryWriter *w, const KsMergeOps *ops)
 {
-	KsTargetTable *t = w->writer.table;
-	Timestamp	result = DT_NOBEGIN;
+	Datum		window;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute(psprintf("SELECT pg_catalog.max(%s) FROM %s", t->columns[w->window].quoted, t->qualified), true, 1) !=
-		SPI_OK_SELECT)
-		elog(ERROR, "could not read %s", t->qualified);
-	if (SPI_processed == 1)
-	{
-		bool		isnull;
-		Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
-
-		if (!isnull)
-			result = begin_of(w, value);
-	}
-	SPI_finish();
-	return result;
+	return ops->newest_window(w, &window) ? begin_of(w, window) : DT_NOBEGIN;
 }
 
 /* Deletes the windows that begin before a time. */
 static void
-delete_windows(KsQueryWriter *w, Timestamp before)
+delete_windows(KsQueryWriter *w, const KsMergeOps *ops, Timestamp before)
 {
-	KsTargetTable *t = w->writer.table;
-	Oid			types[1];
-	Datum		values[1];
+	Oid			type = getBaseType(TupleDescAttr(RelationGetDescr(w->writer.table->rel), w->window)->atttypid);
 
-	types[0] = getBaseType(TupleDescAttr(RelationGetDescr(t->rel), w->window)->atttypid);
-	if (types[0] == DATEOID)
+	if (type == DATEOID)
 	{
 		/* a date is before a time if it is before the first date that is not */
 		DateADT		date = DatumGetDateADT(DirectFunctionCall1(timestamp_date, TimestampGetDatum(before)));
 
 		if (DatumGetTimestamp(DirectFunctionCall1(date_timestamp, DateADTGetDatum(date))) < before)
 			date++;
-		values[0] = DateADTGetDatum(date);
+		ops->delete_windows(w, DateADTGetDatum(date));
 	}
 	else
-		values[0] = TimestampGetDatum(before);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute_with_args(psprintf("DELETE FROM %s WHERE %s OPERATOR(pg_catalog.<) $1", t->qualified,
-									   t->columns[w->window].quoted), 1, types, values, NULL, false, 0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete from %s", t->qualified);
-	SPI_finish();
+		ops->delete_windows(w, TimestampGetDatum(before));
 }
 
 /* The oldest and the newest window among the rows of the batch; false: there are none. */
@@ -299,7 +274,7 @@ sort_out_late(KsQueryWriter *w, Timestamp newest, Interval *grace, Interval *ret
 
 /* See query_target.h. */
 void
-ks_merge_write(KsQueryWriter *w)
+ks_merge_write(KsQueryWriter *w, const KsMergeOps *ops)
 {
 	KsBatch    *b = w->batch;
 	KsBatchRelation *r = w->relation;
@@ -316,7 +291,7 @@ ks_merge_write(KsQueryWriter *w)
 	ks_query_compute(w, rows, count);
 	if (windowed && windows_of(w, &oldest, &newest))
 	{
-		before = newest_window(w);
+		before = newest_window(w, ops);
 		newest = Max(newest, before);
 		if (oldest < closed_before(newest, grace, retain))
 		{
@@ -329,8 +304,8 @@ ks_merge_write(KsQueryWriter *w)
 		}
 	}
 	if (b->nrows > 0)
-		ks_merge_apply(w);
+		ops->fold(w);
 	if (windowed && b->nrows > 0 && retain && newest > before)
-		delete_windows(w, minus(newest, retain));
+		delete_windows(w, ops, minus(newest, retain));
 	MemoryContextSwitchTo(old);
 }

@@ -76,6 +76,13 @@ ks_progress_set(KsProgress *p, const char *topic, int32 partition, int64 generat
 
 /* See progress.h. */
 bool
+ks_progress_known(KsProgress *p, const char *topic, int32 partition)
+{
+	return find(p, topic, partition) != NULL;
+}
+
+/* See progress.h. */
+bool
 ks_progress_has(KsProgress *p, const KsMessage *message, int64 generation)
 {
 	const KsProgressItem *item = find(p, message->topic, message->partition);

@@ -39,6 +39,8 @@ extern KsProgress *ks_progress_create(void);
 extern void ks_progress_reset(KsProgress *progress);
 /* Sets the next offset of a partition; "changed" if it is not what was known. */
 extern void ks_progress_set(KsProgress *progress, const char *topic, int32 partition, int64 generation, int64 next);
+/* Is anything known of a partition? */
+extern bool ks_progress_known(KsProgress *progress, const char *topic, int32 partition);
 /* Does the other side have a message of this generation? */
 extern bool ks_progress_has(KsProgress *progress, const KsMessage *message, int64 generation);
 /* The transaction committed on the other side: nothing is "changed" any more. */

@@ -102,12 +102,29 @@ extern void ks_query_compute(KsQueryWriter *w, Tuplestorestate *rows, int count)
 extern PlannedStmt *ks_query_plan_rows(KsQueryWriter *w, int count);
 extern void ks_query_run_rows(KsQueryWriter *w, PlannedStmt *plan, Tuplestorestate *rows, int count, DestReceiver *dest);
 
-/* Folds the rows of the batch into the target.  In merge_sink.c. */
-extern void ks_merge_apply(KsQueryWriter *w);
+/* What mode merge asks of a kind of table. */
+typedef struct KsMergeOps
+{
+	/* Folds the rows of the batch into the table. */
+	void		(*fold) (KsQueryWriter *w);
+	/* The newest window of the table; false: it has none. */
+	bool		(*newest_window) (KsQueryWriter *w, Datum *window);
+	/* Deletes the windows before one. */
+	void		(*delete_windows) (KsQueryWriter *w, Datum before);
+} KsMergeOps;
+
+/* Of local tables. In merge_sink.c. */
+extern const KsMergeOps ks_local_merge;
+/*
+ * The statement that folds rows of KS_ROWS, whose column KS_ORDER has their order, into the table that is called as "names"
+ * says. In merge_sink.c.
+ */
+extern char *ks_merge_statement(KsQueryWriter *w, KsTargetTable *names);
+#define KS_ORDER "ks_order"
 /*
  * Computes the rows of a merge target, without events whose window is closed already, and writes them; deletes windows
  * that are too old.  In merge_window.c.
  */
-extern void ks_merge_write(KsQueryWriter *w);
+extern void ks_merge_write(KsQueryWriter *w, const KsMergeOps *ops);
 
 #endif							/* KS_QUERY_TARGET_H */

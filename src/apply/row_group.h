@@ -47,6 +47,10 @@ extern int	ks_relation_execute(const char *name, TupleDesc desc, Tuplestorestate
 extern uint64 ks_rows_execute(KsBatch *batch, const char *statement, const KsParameters *parameters, int expected,
 							  const bool *columns, const int *rows, int count);
 
+/* What runs such a statement: this, or another server's. */
+typedef uint64 (*KsRowsExecute) (KsBatch *batch, const char *statement, const KsParameters *parameters, int expected,
+								 const bool *columns, const int *rows, int count);
+
 /* Appends "t.k = r.k AND ..." for the key, compared as its index or type has it. */
 extern void ks_append_key_condition(StringInfo sql, KsTargetTable *target);
 /* Appends the names of the columns chosen. */

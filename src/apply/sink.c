@@ -15,6 +15,7 @@ ks_sink_for(Oid relid)
 		case KS_TABLE_LOCAL:
 			return &ks_local_sink;
 		case KS_TABLE_POSTGRES:
+			return &ks_postgres_sink;
 		case KS_TABLE_KAFKA:
 			break;
 		case KS_TABLE_GENERIC:

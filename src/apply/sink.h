@@ -53,6 +53,7 @@ struct KsSinkOps
 
 extern const KsSinkOps ks_local_sink;
 extern const KsSinkOps ks_foreign_sink;
+extern const KsSinkOps ks_postgres_sink;
 
 /* The sink for a relation; NULL: there is none for its kind. */
 extern const KsSinkOps *ks_sink_for(Oid relid);

@@ -1,7 +1,8 @@
 /*
- * sql_sink.c: writing rows by SQL, a set at a time, from an ephemeral named relation of typed rows.
+ * sql_sink.c: writing rows by SQL, a set at a time, from a relation of typed rows, KS_ROWS.
  *
- * For targets that need what only SQL does: routing to partitions, BEFORE and statement triggers.
+ * For targets that need what only SQL does: routing to partitions, BEFORE and statement triggers; and, by statements that
+ * another server executes, for tables there.
  */
 #include "postgres.h"
 
@@ -9,11 +10,20 @@
 #include "apply/row_group.h"
 #include "executor/spi.h"
 
+/* A batch that is being written, under the names that the table and its columns have there. */
+typedef struct Writing
+{
+	KsBatch    *batch;
+	KsTargetTable *names;
+	KsRowsExecute execute;
+} Writing;
+
 /* Deletes what is to be removed. */
 static void
-delete_rows(KsBatch *b)
+delete_rows(const Writing *w)
 {
-	KsTargetTable *t = b->target;
+	KsBatch    *b = w->batch;
+	KsTargetTable *t = w->names;
 	bool	   *columns = palloc0(sizeof(bool) * t->natts);
 	int		   *rows = palloc(sizeof(int) * b->nrows);
 	int			count = 0;
@@ -29,7 +39,7 @@ delete_rows(KsBatch *b)
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "DELETE FROM %s t USING " KS_ROWS " r WHERE ", t->qualified);
 	ks_append_key_condition(&sql, t);
-	(void) ks_rows_execute(b, sql.data, NULL, SPI_OK_DELETE, columns, rows, count);
+	(void) w->execute(b, sql.data, NULL, SPI_OK_DELETE, columns, rows, count);
 }
 
 /* Has a group values for all columns that can be written? */
@@ -49,9 +59,10 @@ is_complete(KsTargetTable *t, const KsRowGroup *g)
  * far if its row is there: such rows are updated first, and only the others are inserted.
  */
 static void
-upsert_group(KsBatch *b, KsRowGroup *g)
+upsert_group(const Writing *w, KsRowGroup *g)
 {
-	KsTargetTable *t = b->target;
+	KsBatch    *b = w->batch;
+	KsTargetTable *t = w->names;
 	StringInfoData sql;
 	StringInfoData assignments;
 	bool		complete = is_complete(t, g);
@@ -62,7 +73,7 @@ upsert_group(KsBatch *b, KsRowGroup *g)
 	{
 		appendStringInfo(&sql, "UPDATE %s t SET %s FROM " KS_ROWS " r WHERE ", t->qualified, assignments.data);
 		ks_append_key_condition(&sql, t);
-		if (ks_rows_execute(b, sql.data, NULL, SPI_OK_UPDATE, g->columns, g->rows, g->count) == g->count)
+		if (w->execute(b, sql.data, NULL, SPI_OK_UPDATE, g->columns, g->rows, g->count) == g->count)
 			return;
 		resetStringInfo(&sql);
 		resetStringInfo(&assignments);
@@ -74,7 +85,7 @@ upsert_group(KsBatch *b, KsRowGroup *g)
 	appendStringInfoString(&sql, " FROM " KS_ROWS " r");
 	if (b->list)
 	{
-		(void) ks_rows_execute(b, sql.data, NULL, SPI_OK_INSERT, g->columns, g->rows, g->count);
+		(void) w->execute(b, sql.data, NULL, SPI_OK_INSERT, g->columns, g->rows, g->count);
 		return;
 	}
 	if (!complete)
@@ -91,14 +102,15 @@ upsert_group(KsBatch *b, KsRowGroup *g)
 		appendStringInfo(&sql, " DO UPDATE SET %s", assignments.data);
 	else
 		appendStringInfoString(&sql, " DO NOTHING");
-	(void) ks_rows_execute(b, sql.data, NULL, SPI_OK_INSERT, g->columns, g->rows, g->count);
+	(void) w->execute(b, sql.data, NULL, SPI_OK_INSERT, g->columns, g->rows, g->count);
 }
 
 /* Updates the rows of a group, all of which must be there. */
 static void
-update_group(KsBatch *b, KsRowGroup *g)
+update_group(const Writing *w, KsRowGroup *g)
 {
-	KsTargetTable *t = b->target;
+	KsBatch    *b = w->batch;
+	KsTargetTable *t = w->names;
 	StringInfoData sql;
 
 	initStringInfo(&sql);
@@ -112,7 +124,7 @@ update_group(KsBatch *b, KsRowGroup *g)
 	}
 	appendStringInfoString(&sql, " FROM " KS_ROWS " r WHERE ");
 	ks_append_key_condition(&sql, t);
-	if (ks_rows_execute(b, sql.data, NULL, SPI_OK_UPDATE, g->columns, g->rows, g->count) < g->count)
+	if (w->execute(b, sql.data, NULL, SPI_OK_UPDATE, g->columns, g->rows, g->count) < g->count)
 	{
 		/* the caller halves the batch until one row is left, which it then is */
 		b->run->current = g->count == 1 ? b->rows[g->rows[0]].message : -1;
@@ -122,14 +134,15 @@ update_group(KsBatch *b, KsRowGroup *g)
 
 /* See local_sink.h. */
 void
-ks_sql_apply(KsBatch *b)
+ks_sql_write(KsBatch *b, KsTargetTable *names, KsRowsExecute execute)
 {
+	Writing		w = {b, names, execute};
 	MemoryContext old = MemoryContextSwitchTo(b->context);
 	List	   *groups = NIL;
 	ListCell   *lc;
 
 	b->run->current = -1;
-	delete_rows(b);
+	delete_rows(&w);
 	for (int i = 0; i < b->nrows; i++)
 	{
 		KsBatchRow *row = &b->rows[i];
@@ -148,9 +161,9 @@ ks_sql_apply(KsBatch *b)
 		KsRowGroup *g = lfirst(lc);
 
 		if (g->insert)
-			upsert_group(b, g);
+			upsert_group(&w, g);
 		else
-			update_group(b, g);
+			update_group(&w, g);
 	}
 	MemoryContextSwitchTo(old);
 }

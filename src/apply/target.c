@@ -67,6 +67,7 @@ ks_target_create(const KsSubscription *subscription, const KsTarget *target, Oid
 
 	t->relid = relid;
 	t->subscription_owner = subscription->owner;
+	t->subscription_id = subscription->id;
 	t->subscription = NameStr(subscription->name);
 	t->target = target;
 	t->format = subscription->format;

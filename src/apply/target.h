@@ -43,6 +43,7 @@ typedef struct KsTargetTable
 	/* fixed */
 	Oid			relid;
 	Oid			subscription_owner;
+	int64		subscription_id;
 	const char *subscription;
 	const KsTarget *target;
 	const char *format;

@@ -12,6 +12,7 @@
 #include "catalog/pg_foreign_server.h"
 #include "parser/parse_type.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/memutils.h"
 #include "utils/relcache.h"
@@ -143,6 +144,17 @@ ks_interval_infinity(const Interval *value)
 #else
 	(void) value;
 	return 0;
+#endif
+}
+
+/* Does this session hold a lock in exactly this mode? 17 can also be asked for stronger ones. */
+static inline bool
+ks_lock_held_by_me(const LOCKTAG *tag, LOCKMODE mode)
+{
+#if PG_VERSION_NUM >= 170000
+	return LockHeldByMe(tag, mode, false);
+#else
+	return LockHeldByMe(tag, mode);
 #endif
 }
 

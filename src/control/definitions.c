@@ -8,6 +8,7 @@
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "compat/pg_compat.h"
 #include "control/definitions.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
@@ -237,6 +238,16 @@ void
 ks_subscription_lock(int64 id, bool exclusive)
 {
 	lock_definition("subscription", id, exclusive ? ExclusiveLock : ShareLock);
+}
+
+/* See definitions.h. */
+bool
+ks_subscription_lock_wanted(int64 id)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ks_catalog_relid("subscription"), hash_bytes((unsigned char *) &id, sizeof(id)), 0);
+	return ks_lock_held_by_me(&tag, ShareLock) && LockHasWaiters(&tag, ShareLock, false);
 }
 
 /* See definitions.h. */

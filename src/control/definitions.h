@@ -68,6 +68,8 @@ extern int64 ks_random_id(void);
  * exclusively nothing moves the positions until this transaction ends.
  */
 extern void ks_subscription_lock(int64 id, bool exclusive);
+/* Does somebody wait for a subscription's lock, which the current transaction holds shared? */
+extern bool ks_subscription_lock_wanted(int64 id);
 /*
  * The lock that a statement holds which does nothing but wait for a subscription: a rebuild need not wait for its snapshot
  * to go, and would wait for itself.

@@ -22,7 +22,7 @@ static const struct
 	bool		merge;
 }			kinds[] = {
 	[KS_TABLE_LOCAL] = {true, true, true},
-	[KS_TABLE_POSTGRES] = {false, false, false},
+	[KS_TABLE_POSTGRES] = {true, true, true},
 	[KS_TABLE_KAFKA] = {false, false, false},
 	[KS_TABLE_GENERIC] = {true, false, false},
 };
@@ -163,6 +163,10 @@ ks_foreign_check(Relation rel, const char *mode, const KsOptions *options)
 	bool		append = strcmp(mode, "append") == 0;
 	bool		merge = strcmp(mode, "merge") == 0;
 
+	if (options->bool_value[KS_OPT_REMOTE_OFFSETS] && kind != KS_TABLE_POSTGRES)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("option \"remote_offsets\" is for foreign tables of postgres_fdw only")));
 	if (kind == KS_TABLE_LOCAL)
 		return;
 	wrapper = wrapper_of(relid)->fdwname;
@@ -179,6 +183,14 @@ ks_foreign_check(Relation rel, const char *mode, const KsOptions *options)
 				 errmsg("foreign table \"%s\" cannot be written", RelationGetRelationName(rel)),
 				 errdetail("Foreign-data wrapper \"%s\", or an option of the table or its server, does not allow it.", wrapper),
 				 errhint("See the wrapper's options, such as \"updatable\".")));
+	if ((append || merge) && kind == KS_TABLE_POSTGRES && !options->bool_value[KS_OPT_REMOTE_OFFSETS])
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("mode %s needs option \"remote_offsets\" for target \"%s\", which is a foreign table", mode,
+						RelationGetRelationName(rel)),
+				 errdetail("After a crash messages would be written again: only a table beside the target, on its server, can "
+						   "tell which it has."),
+				 errhint("Use kafka.add_target with options => '{\"remote_offsets\": true}'.")));
 	if ((append && !kinds[kind].append) || (merge && !kinds[kind].merge))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

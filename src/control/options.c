@@ -129,6 +129,9 @@ static const KsOptionDef option_table[] = {
 	{KS_OPT_HYDRATE, "hydrate", KS_TARGET, KS_TYPE_BOOL, "true", 0, 0, NULL,
 		"A target that is added to a subscription that has moved is filled from where the subscription began; false: it begins "
 	"with the next message."},
+	{KS_OPT_REMOTE_OFFSETS, "remote_offsets", KS_TARGET, KS_TYPE_BOOL, "false", 0, 0, NULL,
+		"Foreign tables of postgres_fdw: keep the next offsets in a table pg_kafka_sync_offsets beside the target, on its server, "
+	"which makes writing exactly once; modes append and merge need it."},
 	{KS_OPT_WINDOW, "window", KS_TARGET, KS_TYPE_TEXT, NULL, 0, 0, NULL,
 	"Mode merge: the key column that holds the begin of a row's window, a date or a timestamp."},
 	{KS_OPT_RETAIN, "retain", KS_TARGET, KS_TYPE_TEXT, NULL, 0, 0, NULL,

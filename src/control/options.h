@@ -77,6 +77,7 @@ typedef enum KsOptionId
 	KS_OPT_CONFLICT,			/* "conflict": apply | newer:<column> | keep */
 	KS_OPT_TOMBSTONE_RETENTION, /* "tombstone_retention" interval text: for how long deletes are remembered */
 	KS_OPT_SERVER_NAME,			/* "server_name" string: this database's name, by which ties are decided */
+	KS_OPT_REMOTE_OFFSETS,		/* "remote_offsets" bool */
 	KS_OPT_COUNT
 } KsOptionId;
 
