@@ -48,13 +48,13 @@ bootstrap() { # RELEASE
   local release=$1 new major
   [ ! -d "$cache/releases/$release" ] || return 0
   major=$(major_of "$release")
-  command -v debootstrap >/dev/null || { apt-get -q -y update; apt-get -q -y install debootstrap; } >&2
+  command -v debootstrap >/dev/null || { apt-get -q -y update; apt-get -q -y -o DPkg::Lock::Timeout=300 install debootstrap; } >&2
   say "bootstrapping Debian $release"
   new=$cache/releases/.$release.new
   rm -rf "$new"
   chroot=$new
   {
-    debootstrap --variant=minbase --include=ca-certificates "$release" "$new" http://deb.debian.org/debian
+    debootstrap --variant=minbase --include=ca-certificates "$release" "$new"
     printf '#!/bin/sh\nexit 101\n' >"$new/usr/sbin/policy-rc.d"
     chmod 755 "$new/usr/sbin/policy-rc.d"
     mkdir -p "$new/etc/postgresql-common/createcluster.d"
