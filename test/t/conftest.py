@@ -142,6 +142,13 @@ class Database:
             return row
         return wait_until(reached, timeout, what=f"{kind} {name} to be {' or '.join(states)}")
 
+    def rounds_per_second(self, kind, seconds=3):
+        """How often a worker of a kind goes through its main loop, measured over a while."""
+        sql = "SELECT max(loops) FROM kafka.worker_status() WHERE kind = %s"
+        first, began = self.value(sql, kind), time.monotonic()
+        wait_until(lambda: time.monotonic() - began > seconds, seconds + 30)
+        return (self.value(sql, kind) - first) / (time.monotonic() - began)
+
     def create_server(self, kafka, name="kafka", **options):
         """A server of the kafka wrapper; dots of librdkafka's names are written as double underscores."""
         options = {"bootstrap.servers": kafka.bootstrap, **{k.replace("__", "."): v for k, v in options.items()}}

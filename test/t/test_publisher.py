@@ -1,6 +1,5 @@
 """Publishers: what each change becomes, which changes, under which key, in which topic."""
 
-import time
 
 import pytest
 
@@ -64,7 +63,7 @@ def test_timestamp_is_commit_time(db, kafka):
     create(db, "p", "FOR TABLE t", p)
     with db.connect(autocommit=False) as c:
         c.execute("INSERT INTO t VALUES (1)")
-        time.sleep(0.5)
+        wait_until(lambda: c.execute("SELECT clock_timestamp() > now() + interval '0.5 s'").fetchone()[0])
         before = c.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint").fetchone()[0]
         c.commit()
         after = c.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint").fetchone()[0]
@@ -455,14 +454,8 @@ def test_idle_worker_sleeps(private_cluster, kafka):
     db.q("CREATE TABLE t (id int PRIMARY KEY)")
     create(db, "p", "FOR TABLE t", prefix())
     sync(db, "p")
-    loops = "SELECT loops FROM kafka.worker_status() WHERE kind = 'publisher'"
-
-    def sleeps():
-        """The rounds of a second are those of its timers, as soon as it has nothing left to save or confirm."""
-        before = db.value(loops)
-        time.sleep(1)
-        return db.value(loops) - before < 20
-    wait_until(sleeps, 20, what="the worker to be idle")
+    # the rounds of a second are those of its timers, as soon as it has nothing left to save or confirm
+    wait_until(lambda: db.rounds_per_second("publisher", 1) < 20, what="the worker to be idle")
 
 
 def test_big_row(db, kafka):

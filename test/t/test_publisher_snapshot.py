@@ -93,6 +93,7 @@ class Writers:
     def __init__(self, db, count=3):
         self.db = db
         self.stopping = False
+        self.written = 0
         self.threads = [threading.Thread(target=self.write, args=(i,)) for i in range(count)]
         self.failures = []
         for t in self.threads:
@@ -105,6 +106,7 @@ class Writers:
                 n = 0
                 while not self.stopping:
                     n += 1
+                    self.written += 1
                     if n % 5 == 0:
                         with c.transaction():
                             c.execute("INSERT INTO t SELECT i, 'new' || random() FROM (SELECT (random() * 3000)::int AS i "
@@ -137,7 +139,8 @@ def test_hand_over_under_writes(db, kafka, attempt):
     writers = Writers(db)
     try:
         create(db, "p", "FOR TABLE other, t", p, "initial")
-        time.sleep(1)
+        before = writers.written
+        wait_until(lambda: writers.written > before + 200)
     finally:
         writers.stop()
     sync(db, "p")

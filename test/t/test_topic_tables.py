@@ -415,12 +415,12 @@ def test_nothing_there(db, kafka):
     began = time.monotonic()
     with pytest.raises(psycopg.errors.SqlclientUnableToEstablishSqlconnection, match="could not reach a broker") as error:
         db.q("SELECT * FROM n")
-    assert time.monotonic() - began < 12 and "bootstrap.servers" in error.value.diag.message_hint
+    assert time.monotonic() - began < 15 and "bootstrap.servers" in error.value.diag.message_hint
     db.q("SET statement_timeout = '500ms'")
     began = time.monotonic()
     with pytest.raises(psycopg.errors.QueryCanceled):
         db.q("SELECT * FROM n")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 6     # not when the 8 s are over
 
 
 def test_deleted_while_reading(db, kafka):
@@ -451,7 +451,7 @@ def test_broker_gone_while_reading(private_kafka, make_db):
             threading.Timer(1, connection.cancel).start()
             with pytest.raises(psycopg.errors.QueryCanceled):
                 cursor.fetchall()
-            assert time.monotonic() - began < 2.5
+            assert time.monotonic() - began < 6     # not when the brokers are given up
     private_kafka.resume()
     with db.connect() as connection:
         with connection.transaction(), connection.cursor("c") as cursor:
@@ -949,7 +949,7 @@ def test_broker_gone_at_commit(private_kafka, make_db):
             futures = [pool.submit(send)]
             assert sent.wait(30)
             private_kafka.kill()
-            futures += [pool.submit(within, 20, commit), pool.submit(within, 14, first), pool.submit(within, 4, cancelled)]
+            futures += [pool.submit(within, 30, commit), pool.submit(within, 20, first), pool.submit(within, 7, cancelled)]
             for future in futures:
                 future.result()
         assert db.q("SELECT * FROM local") == []
