@@ -27,6 +27,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
 
@@ -46,12 +47,33 @@ describe(KsTargetTable *t)
 }
 
 /*
- * KsSinkOps.open: has the wrapper prepare an INSERT, of no row.  Where it fails by what the wrapper says, the other side
- * is down, or has no such table.
+ * Finds out whether the other side is there and has the table: by an INSERT, of no row, for which the wrapper prepares all
+ * the same; but by nothing that fires triggers.
  */
+static void
+probe(KsTargetTable *t)
+{
+	const char *key = t->columns[t->keys[0].index].quoted;
+	TriggerDesc *triggers = t->rel->trigdesc;
+	int			result;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (triggers && (triggers->trig_insert_before_statement || triggers->trig_insert_after_statement))
+		result = SPI_execute(psprintf("SELECT t.%s FROM %s t LIMIT 1", key, t->qualified), true, 1);
+	else
+		result = SPI_execute(psprintf("INSERT INTO %s (%s) SELECT t.%s FROM %s t WHERE false", t->qualified, key, key,
+									  t->qualified), false, 0);
+	if (result < 0)
+		elog(ERROR, "could not prepare to write to %s", t->qualified);
+	SPI_finish();
+}
+
+/* KsSinkOps.open: where what fails is what the wrapper says, the other side is down, or has no such table. */
 static void
 open_table(KsTargetTable *t, KsRun *run)
 {
+	int			nest_level = NewGUCNestLevel();
 	Oid			save_user;
 	int			save_context;
 
@@ -59,14 +81,7 @@ open_table(KsTargetTable *t, KsRun *run)
 	SetUserIdAndSecContext(t->owner, save_context | SECURITY_RESTRICTED_OPERATION);
 	PG_TRY();
 	{
-		const char *key = t->columns[t->keys[0].index].quoted;
-
-		if (SPI_connect() != SPI_OK_CONNECT)
-			elog(ERROR, "SPI_connect failed");
-		if (SPI_execute(psprintf("INSERT INTO %s (%s) SELECT t.%s FROM %s t WHERE false", t->qualified, key, key, t->qualified),
-						false, 0) != SPI_OK_INSERT)
-			elog(ERROR, "could not prepare to write to %s", t->qualified);
-		SPI_finish();
+		probe(t);
 	}
 	PG_CATCH();
 	{
@@ -76,6 +91,7 @@ open_table(KsTargetTable *t, KsRun *run)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	AtEOXact_GUC(false, nest_level);
 	SetUserIdAndSecContext(save_user, save_context);
 }
 

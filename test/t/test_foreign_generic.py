@@ -420,10 +420,16 @@ def test_composite_key(wrapped, kafka, topic):
     # a trigger of the foreign table has its way, as one of a local table has
     db.q("CREATE FUNCTION decide() RETURNS trigger LANGUAGE plpgsql AS"
          " $$BEGIN IF new.a = 3 THEN RETURN NULL; END IF; new.v := upper(new.v); RETURN new; END$$;"
-         "CREATE TRIGGER decide BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION decide()")
+         "CREATE TRIGGER decide BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION decide();"
+         "CREATE TABLE statements (n int);"
+         "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.statements VALUES (1); RETURN NULL; END';"
+         "CREATE TRIGGER note AFTER INSERT ON t FOR EACH STATEMENT EXECUTE FUNCTION note()")
     kafka.produce_many(topic, [event("c", a, "z", "w") for a in (2, 3)])
     db.wait_for_subscription("s")
     assert db.remote.q("SELECT a, v FROM t ORDER BY a") == [(1, "z"), (2, "W")]
+    kafka.produce_many(topic, [event("d", 2, "z")])
+    db.wait_for_subscription("s")
+    assert db.remote.q("SELECT a FROM t") == [(1,)] and db.value("SELECT count(*) FROM statements") <= 2
 
 
 def test_rows_of_a_message_key(wrapped, kafka, topic):
