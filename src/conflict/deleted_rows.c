@@ -16,12 +16,14 @@
 #include "catalog/indexing.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "compat/pg_compat.h"
 #include "conflict/conflict.h"
 #include "control/definitions.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -33,17 +35,32 @@
 
 #define LOCK_BUCKETS 128
 
-/* Opens the table; ERROR if there is none. */
-static Relation
-open_table(LOCKMODE mode)
-{
-	Oid			relid = ks_catalog_relid("deleted_row");
+static Oid	table_oid = InvalidOid;	/* of kafka.deleted_row, as long as it is known */
 
-	if (!OidIsValid(relid))
+/* A table's definition changed (InvalidOid: any may have). */
+static void
+forget_table(Datum arg, Oid relid)
+{
+	if (relid == InvalidOid || relid == table_oid)
+		table_oid = InvalidOid;
+}
+
+/* The table; ERROR if there is none.  It is looked up for every row. */
+static Oid
+table_relid(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		CacheRegisterRelcacheCallback(forget_table, (Datum) 0);
+	registered = true;
+	if (!OidIsValid(table_oid))
+		table_oid = ks_catalog_relid("deleted_row");
+	if (!OidIsValid(table_oid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("extension pg_kafka_sync has no table deleted_row in this database")));
-	return table_open(relid, mode);
+	return table_oid;
 }
 
 /* The row of a key, a copy, or NULL. */
@@ -58,7 +75,7 @@ find(Relation rel, Oid target, Datum key)
 	ScanKeyInit(&keys[0], DELETED_TARGET, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(target));
 	/* the column is COLLATE "C", as keys that are made so are */
 	ScanKeyInit(&keys[1], DELETED_KEY, BTEqualStrategyNumber, F_ARRAY_EQ, key);
-	scan = systable_beginscan(rel, ks_catalog_relid("deleted_row_pkey"), true, snapshot, 2, keys);
+	scan = systable_beginscan(rel, ks_primary_key_index(rel), true, snapshot, 2, keys);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 		tuple = heap_copytuple(tuple);
@@ -71,7 +88,7 @@ find(Relation rel, Oid target, Datum key)
 bool
 ks_deleted_row_find(Oid target, Datum key, char **stamp)
 {
-	Relation	rel = open_table(AccessShareLock);
+	Relation	rel = table_open(table_relid(), AccessShareLock);
 	HeapTuple	tuple = find(rel, target, key);
 
 	*stamp = NULL;
@@ -91,7 +108,7 @@ ks_deleted_row_find(Oid target, Datum key, char **stamp)
 void
 ks_deleted_row_put(Oid target, Datum key, const char *stamp)
 {
-	Relation	rel = open_table(RowExclusiveLock);
+	Relation	rel = table_open(table_relid(), RowExclusiveLock);
 	Datum		values[DELETED_COLUMNS];
 	bool		nulls[DELETED_COLUMNS] = {false};
 	HeapTuple	tuple;
@@ -136,6 +153,6 @@ ks_absent_key_lock(Oid target, Datum key, bool exclusive, bool wait)
 	uint32		hash = hash_bytes((unsigned char *) VARDATA(bytes), VARSIZE(bytes) - VARHDRSZ);
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ks_catalog_relid("deleted_row"), target, hash % LOCK_BUCKETS);
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, table_relid(), target, hash % LOCK_BUCKETS);
 	return LockAcquire(&tag, exclusive ? ExclusiveLock : ShareLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
 }

@@ -155,7 +155,7 @@ def test_different_keys(pair):
 def test_same_keys(pair):
     """The same keys from both sides at once, with deletes, new rows, equal and older times."""
     p = pair()
-    assert load(p.both, 2, n=1500, keys=100, deletes=0.2) == []
+    assert load(p.both, 2, n=1000, keys=100, deletes=0.2) == []
     p.check()
     assert sum(map(sum, map(p.conflicts, p.both))) > 0
     # nothing that is remembered contradicts what is there
@@ -171,7 +171,7 @@ def test_worker_killed(private_cluster, kafka):
     for db, kind in ((p.a, "subscription"), (p.b, "publisher")):
         pid = wait_until(lambda: private_cluster.worker_pids(f"pg_kafka_sync {kind}", db.name))[0]
         # sessions that lose their server end there
-        thread = threading.Thread(target=load, args=(p.both, 2), kwargs=dict(n=1000, keys=40, deletes=0.2))
+        thread = threading.Thread(target=load, args=(p.both, 2), kwargs=dict(n=600, keys=40, deletes=0.2))
         thread.start()
         written = db.value("SELECT coalesce(max(updated_at), '-infinity') FROM customer")
         db.wait("SELECT max(updated_at) > %s FROM customer", written)
