@@ -11,10 +11,12 @@
 #include "fdw/topic_table.h"
 #include "foreign/foreign.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parsetree.h"
 #include "query/analyse_internal.h"
 #include "query/source.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -23,11 +25,39 @@
 
 /* ---- finding it */
 
-/* Collects the topics' tables in a query, each as often as it stands there. */
+/* The topics' tables in a query. */
+typedef struct Collect
+{
+	List	   *relids;			/* each as often as it stands there */
+	Oid			view;			/* that is being looked into */
+	Oid			behind;			/* a table that stands in a view, */
+	Oid			behind_view;	/* this one */
+} Collect;
+
+static bool collect_walker(Node *node, void *arg);
+
+/* Looks into a view, other than kafka.batch. */
+static void
+collect_in_view(Collect *c, Oid view)
+{
+	Oid			outer = c->view;
+	Relation	rel;
+
+	if (view == ks_batch_relid())
+		return;
+	check_stack_depth();
+	rel = table_open(view, AccessShareLock);
+	c->view = OidIsValid(outer) ? outer : view;
+	(void) collect_walker((Node *) get_view_query(rel), c);
+	c->view = outer;
+	table_close(rel, NoLock);
+}
+
+/* Collects the topics' tables. */
 static bool
 collect_walker(Node *node, void *arg)
 {
-	List	  **relids = arg;
+	Collect    *c = arg;
 
 	if (node == NULL)
 		return false;
@@ -35,8 +65,20 @@ collect_walker(Node *node, void *arg)
 	{
 		RangeTblEntry *rte = (RangeTblEntry *) node;
 
-		if (rte->rtekind == RTE_RELATION && ks_table_kind(rte->relid) == KS_TABLE_KAFKA)
-			*relids = lappend_oid(*relids, rte->relid);
+		/* before PostgreSQL 16, the query of a view has entries for the view itself, too, as OLD and NEW */
+		if (rte->rtekind != RTE_RELATION || !rte->inFromCl)
+			return false;
+		if (get_rel_relkind(rte->relid) == RELKIND_VIEW)
+			collect_in_view(c, rte->relid);
+		else if (ks_table_kind(rte->relid) != KS_TABLE_KAFKA)
+			return false;
+		else if (OidIsValid(c->view))
+		{
+			c->behind = rte->relid;
+			c->behind_view = c->view;
+		}
+		else
+			c->relids = lappend_oid(c->relids, rte->relid);
 		return false;
 	}
 	if (IsA(node, Query))
@@ -420,15 +462,15 @@ ks_source_refusal(const KsSource *source)
 KsSource *
 ks_source_find(Query *query, const KsSubscription *s, int references, const char **reason)
 {
-	List	   *relids = NIL;
+	Collect		c = {0};
 	KsTopicTable *found = NULL;
 	KsSource   *source;
 	Oid			other = InvalidOid;
 	ListCell   *lc;
 
 	*reason = NULL;
-	(void) collect_walker((Node *) query, &relids);
-	foreach(lc, relids)
+	(void) collect_walker((Node *) query, &c);
+	foreach(lc, c.relids)
 	{
 		KsTopicTable *table = read_table(lfirst_oid(lc));
 
@@ -440,7 +482,9 @@ ks_source_find(Query *query, const KsSubscription *s, int references, const char
 		references++;
 		found = table;
 	}
-	if (references > 1 && query->setOperations == NULL && found)
+	if (OidIsValid(c.behind))
+		*reason = psprintf("it reads %s, a topic, by way of view %s", qualified_name(c.behind), qualified_name(c.behind_view));
+	else if (references > 1 && query->setOperations == NULL && found)
 		*reason = psprintf("it reads the messages of the subscription more than once, by %s among others",
 						   qualified_name(found->relid));
 	else if (OidIsValid(other) && references > 0)
