@@ -1,5 +1,7 @@
 """Two databases that publish the same table and subscribe to each other: option "conflict"."""
 
+import os
+import subprocess
 import threading
 import uuid
 
@@ -426,3 +428,43 @@ def test_messages_that_cannot_be_ordered(db, kafka):
     kafka.produce(topic, None, {"id": 1})
     db.wait_for_subscription("s")
     assert db.q("TABLE t") == [(1, "a", 1)]
+
+
+def test_rights_and_dump(make_db, kafka):
+    """Who may write the table need not know of the triggers, nor his snapshot of what is remembered; a dump carries both."""
+    db, copy = make_db(), make_db(extension=False)
+    db.create_server(kafka)
+    role = f"app_{uuid.uuid4().hex[:8]}"
+    db.q(TABLE + f"CREATE ROLE {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON customer TO {role}")
+    try:
+        db.q("SELECT kafka.create_subscription('s', 'kafka', %s, 'customer', options => '{\"conflict\": \"newer:updated_at\"}')",
+             [kafka.create_topic()])
+        with db.connect() as connection:
+            connection.execute(f"SET ROLE {role}")
+            connection.execute("INSERT INTO customer VALUES (1), (2), (3)")
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+            for _ in range(2):
+                connection.execute("DELETE FROM customer WHERE id = 1")
+                connection.execute("INSERT INTO customer VALUES (1, 'again', NULL, '2000-01-01')")
+            connection.execute("COMMIT")
+            connection.execute("DELETE FROM customer WHERE id = 2")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("SELECT * FROM kafka.deleted_row")
+        remembered = db.q("SELECT key, stamp FROM kafka.deleted_row ORDER BY key")
+        assert [key for key, _ in remembered] == [["1"], ["2"]]
+        assert db.value("SELECT updated_at > %s FROM customer WHERE id = 1", remembered[0][1])
+
+        bin = subprocess.run([os.environ.get("PG_CONFIG", "/usr/lib/postgresql/15/bin/pg_config"), "--bindir"], check=True,
+                             capture_output=True, text=True).stdout.strip()
+        dump = subprocess.run([f"{bin}/pg_dump", "-d", db.cluster.dsn(db.name)], check=True, capture_output=True, text=True).stdout
+        subprocess.run([f"{bin}/psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-d", db.cluster.dsn(copy.name)], check=True,
+                       input=dump, capture_output=True, text=True)
+        assert copy.q("SELECT key, stamp FROM kafka.deleted_row ORDER BY key") == remembered
+        copy.q("DELETE FROM customer WHERE id = 3")
+        assert copy.value("SELECT count(*) FROM kafka.deleted_row") == 3
+        copy.q("SELECT kafka.drop_subscription('s')")
+        assert copy.q("SELECT tgname FROM pg_trigger WHERE tgrelid = 'customer'::regclass") == copy.q("TABLE kafka.deleted_row") == []
+    finally:
+        for database in (db, copy):
+            database.q(f"DROP OWNED BY {role}")
+        db.q(f"DROP ROLE {role}")
