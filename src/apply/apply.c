@@ -327,9 +327,11 @@ ks_apply_abandon(KsApply *a)
 static void
 note_trouble(KsApply *a, const ErrorData *e)
 {
-	strlcpy(a->trouble, e->message, sizeof(a->trouble));
+	char	   *text = e->detail ? psprintf("%s: %s", e->message, e->detail) : e->message;
+
+	strlcpy(a->trouble, text, sizeof(a->trouble));
 	a->outages++;
-	ks_worker_note_error(e->message);
+	ks_worker_note_error(text);
 }
 
 /* Nothing is in the way any more. */

@@ -5,6 +5,7 @@
 
 #include "apply/progress.h"
 #include "apply/sink.h"
+#include "fdw/topic_sink.h"
 
 /* See sink.h. */
 const KsSinkOps *
@@ -17,7 +18,7 @@ ks_sink_for(Oid relid)
 		case KS_TABLE_POSTGRES:
 			return &ks_postgres_sink;
 		case KS_TABLE_KAFKA:
-			break;
+			return &ks_topic_sink;
 		case KS_TABLE_GENERIC:
 			return &ks_foreign_sink;
 	}
@@ -47,7 +48,8 @@ ks_sink_advance(KsTargetTable *t, KsRun *run)
 bool
 ks_sink_has(KsTargetTable *t, const KsRun *run, int i)
 {
-	if (t->progress == NULL)
+	/* stale: it may be what was tried, and not what is there */
+	if (t->progress == NULL || t->progress->stale)
 		return false;
 	if (run->letter != 0)
 		return t->progress->letter == run->letter;

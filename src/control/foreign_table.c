@@ -23,7 +23,7 @@ static const struct
 }			kinds[] = {
 	[KS_TABLE_LOCAL] = {true, true, true},
 	[KS_TABLE_POSTGRES] = {true, true, true},
-	[KS_TABLE_KAFKA] = {false, false, false},
+	[KS_TABLE_KAFKA] = {true, true, false},
 	[KS_TABLE_GENERIC] = {true, false, false},
 };
 

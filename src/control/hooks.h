@@ -20,6 +20,19 @@ extern void (*ks_slot_create_hook) (const char *slot_name);
 /* Drops a slot now; ERROR when it is in use, or missing and not missing_ok. */
 extern void (*ks_slot_drop_hook) (const char *slot_name, bool missing_ok);
 
+struct List;
+struct RelationData;
+struct KsSubscription;
+
+/*
+ * A topic's table that is to be a target: returns the names of the columns that are its key in the mode.  ERROR unless
+ * they are those asked for (NIL: none were), and rows can be messages; columns: those that a query fills, or NIL.
+ */
+extern struct List *(*ks_topic_target_hook) (struct RelationData *rel, const char *mode, struct List *asked,
+											 struct List *columns);
+/* ERROR if a topic's table is of a topic that the subscription reads. */
+extern void (*ks_topic_loop_hook) (Oid relid, const struct KsSubscription *subscription);
+
 struct ImportForeignSchemaStmt;
 
 /* Called when an IMPORT FOREIGN SCHEMA, of whatever wrapper, is done. */

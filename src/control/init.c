@@ -7,6 +7,7 @@
 #include "control/shmem.h"
 #include "decode/decode.h"
 #include "fdw/topic_fdw.h"
+#include "fdw/topic_target.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 
@@ -25,6 +26,7 @@ _PG_init(void)
 	ks_decode_init();
 	ks_apply_init();
 	ks_topic_import_init();
+	ks_topic_target_init();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 	ks_shmem_request();

@@ -140,6 +140,9 @@ static const KsOptionDef option_table[] = {
 	"Mode merge: windows older than this interval, such as 1 hour, take no more events; needs window."},
 	{KS_OPT_LATE, "late", KS_TARGET, KS_TYPE_ENUM, "dead_letter", 0, 0, "dead_letter | drop",
 	"Mode merge: what becomes of events of such windows: they go to the dead letters, or are dropped and counted."},
+	{KS_OPT_PROGRESS_TOPIC, "progress.topic", KS_TARGET, KS_TYPE_TEXT, "__pg_kafka_sync_progress", 0, 0, NULL,
+		"Targets that are topics: the compacted topic, on their Kafka server, that says which messages they have; it is made if "
+	"it is missing."},
 	{KS_OPT_KEY_FORMAT, "key_format", KS_SUBSCRIPTION, KS_TYPE_ENUM, NULL, 0, 0, "json | text | bytes",
 		"What message keys are: JSON, or one value for the target's only key column; default is json for formats debezium and "
 	"json, text for csv and syslog, bytes for raw."},

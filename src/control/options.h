@@ -61,6 +61,7 @@ typedef enum KsOptionId
 	KS_OPT_RETAIN,				/* "retain" interval text: older windows are deleted (merge) */
 	KS_OPT_GRACE,				/* "grace" interval text: older windows are closed (merge) */
 	KS_OPT_LATE,				/* "late": dead_letter | drop, for events of closed windows (merge) */
+	KS_OPT_PROGRESS_TOPIC,		/* "progress.topic" string: where positions of a target that is a topic are kept */
 	KS_OPT_KEY_FORMAT,			/* "key_format": json | text | bytes */
 	KS_OPT_METADATA_COLUMNS,	/* "metadata_columns" object column -> what of the message */
 	KS_OPT_PATHS,				/* "paths" object column -> path */

@@ -13,6 +13,7 @@
 #include "compat/pg_compat.h"
 #include "control/definitions.h"
 #include "control/foreign_table.h"
+#include "control/hooks.h"
 #include "control/target_definition.h"
 #include "control/target_view.h"
 #include "miscadmin.h"
@@ -390,6 +391,10 @@ check_options(Relation rel, const KsTargetRequest *request, List *key)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("option \"%s\" is for mode merge only", merge_only[i].name)));
+	if (options->given[KS_OPT_PROGRESS_TOPIC] && ks_table_kind(request->relid) != KS_TABLE_KAFKA)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("option \"%s\" is for targets that are topics only", "progress.topic")));
 	check_interval(options, KS_OPT_RETAIN, "retain");
 	check_interval(options, KS_OPT_GRACE, "grace");
 	if (window == NULL && (options->given[KS_OPT_RETAIN] || options->given[KS_OPT_GRACE]))
@@ -463,7 +468,10 @@ ks_target_check(const KsTargetRequest *request, Oid owner, Datum *key)
 	ks_target_check_mode(request);
 	rel = table_open(request->relid, AccessShareLock);
 	check_table(rel, owner);
-	if (strcmp(request->mode, "append") != 0)
+	if (ks_table_kind(request->relid) == KS_TABLE_KAFKA)
+		names = ks_topic_target_hook(rel, request->mode, request->key,
+									 request->query ? output_names(request->query) : NIL);
+	else if (strcmp(request->mode, "append") != 0)
 		names = resolve_key(rel, request->key);
 	if (request->query)
 		check_outputs(rel, request->query, names);
@@ -549,6 +557,22 @@ check_index(Oid relid, const KsQuery *query, int nkeys, char **keys)
 }
 
 /*
+ * ERROR unless the message key tells all of the key of a topic's table: rows that a message leaves behind are not looked
+ * for there.
+ */
+static void
+check_topic_key(const KsQuery *query, int nkeys, char **keys, Oid relid)
+{
+	for (int i = 0; i < nkeys; i++)
+		if (!ks_query_column(query, keys[i])->traced)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("key column \"%s\" of target \"%s\" is not told by the message key", keys[i], get_rel_name(relid)),
+					 errdetail("Rows that a message leaves behind would have to be looked for, and a topic cannot be asked which it has."),
+					 errhint("Make the key of the foreign table of fields of the message key alone, or use mode append.")));
+}
+
+/*
  * ERROR unless the query, which is that of the view, can keep the target exact in its mode.  Returns whether it reads a
  * topic's table; *source becomes what that means, a text[].
  */
@@ -571,6 +595,8 @@ check_exact(const KsTargetRequest *request, const KsSubscription *s, Oid view, D
 	if (strcmp(request->mode, "upsert") == 0)
 	{
 		(void) ks_query_check_topics(query, nkeys, keys, ks_subscription_topics(s->id), s->owner);
+		if (ks_table_kind(request->relid) == KS_TABLE_KAFKA)
+			check_topic_key(query, nkeys, keys, request->relid);
 		check_index(request->relid, query, nkeys, keys);
 	}
 	if (query->source == NULL)
@@ -587,6 +613,8 @@ ks_target_store(const KsTargetRequest *request, int64 subscription_id, Datum key
 	Datum		values[9];
 	char		nulls[9] = {' ', ' ', ' ', ' ', 'n', 'n', ' ', 'n', 'n'};
 
+	if (ks_table_kind(request->relid) == KS_TABLE_KAFKA)
+		ks_topic_loop_hook(request->relid, ks_subscription_by_id(subscription_id));
 	values[0] = Int64GetDatum(subscription_id);
 	values[1] = ObjectIdGetDatum(request->relid);
 	values[2] = CStringGetTextDatum(request->mode);

@@ -204,6 +204,23 @@ part_of(const StringInfo buffer)
 	return part;
 }
 
+/* Has the object of a node any member? */
+static bool
+has_members(const Object *node, const KsRow *row)
+{
+	ListCell   *cell;
+
+	if (row->unchanged == NULL)
+		return true;
+	for (int i = 0; i < node->relation.ncolumns; i++)
+		if (!row->unchanged[node->relation.columns[i]])
+			return true;
+	foreach(cell, node->children)
+		if (has_members(lfirst(cell), row))
+			return true;
+	return false;
+}
+
 /* Appends the object of a node; headers of the root's members only. */
 static void
 put_node(KsTopicEncoder *encoder, const Object *node, const KsRow *row, StringInfo out, KsHeader *headers, int *nheaders)
@@ -224,6 +241,8 @@ put_node(KsTopicEncoder *encoder, const Object *node, const KsRow *row, StringIn
 	{
 		const Object *child = lfirst(cell);
 
+		if (!has_members(child, row))
+			continue;
 		if (out->data[out->len - 1] != '{')
 			ks_put_char(out, ',');
 		ks_put_string(out, child->name, strlen(child->name));
@@ -385,23 +404,45 @@ read_meta(KsTopicEncoder *encoder, const KsRow *row, KsOutgoing *m)
 	}
 }
 
-void
-ks_topic_encode(KsTopicEncoder *encoder, TupleTableSlot *slot, KsOutgoing *m)
+/* The names of unchanged columns, as readers of format json look for them in header pg_kafka_sync.unchanged. */
+static KsPart
+names_of_unchanged(KsTopicEncoder *encoder, const bool *unchanged)
+{
+	StringInfoData out;
+	KsPart		none = {NULL, 0};
+
+	initStringInfo(&out);
+	for (int i = 0; i < encoder->table->natts; i++)
+	{
+		const KsTopicColumn *column = &encoder->table->columns[i];
+
+		if (!unchanged[i] || column->is_dropped)
+			continue;
+		if (column->npath != 1 || column->meta != KS_COL_NONE)
+			ereport(ERROR,
+					(errcode(ERRCODE_NO_DATA_FOUND),
+					 errmsg("column \"%s\": the message leaves the value out as unchanged", column->name),
+					 errhint("Set REPLICA IDENTITY FULL on the source table, and publish its rows again.")));
+		ks_put_char(&out, out.len == 0 ? '[' : ',');
+		ks_put_string(&out, column->path[0].name, strlen(column->path[0].name));
+	}
+	if (out.len == 0)
+		return none;
+	ks_put_char(&out, ']');
+	return part_of(&out);
+}
+
+/* Makes a message of a row, in the row's context. */
+static void
+encode(KsTopicEncoder *encoder, const KsRow *row, const bool *unchanged, KsOutgoing *m)
 {
 	const KsTopicTable *table = encoder->table;
-	MemoryContext former;
-	KsRow		row = {slot->tts_values, slot->tts_isnull, NULL};
-	int			level;
 
-	slot_getallattrs(slot);
-	MemoryContextReset(encoder->row_context);
-	former = MemoryContextSwitchTo(encoder->row_context);
-	memset(m, 0, sizeof(KsOutgoing));
-	m->partition = -1;
-	level = ks_settings_begin();
-	read_meta(encoder, &row, m);
+	read_meta(encoder, row, m);
 	if (table->nkeys > 0 && m->key.data == NULL)
-		m->key = key_of_columns(encoder, &row);
+		m->key = key_of_columns(encoder, row);
+	if (unchanged)
+		m->unchanged = names_of_unchanged(encoder, unchanged);
 	if (table->parser != NULL)
 	{
 		StringInfoData out;
@@ -409,7 +450,7 @@ ks_topic_encode(KsTopicEncoder *encoder, TupleTableSlot *slot, KsOutgoing *m)
 		int			nheaders = 0;
 
 		initStringInfo(&out);
-		put_node(encoder, encoder->root, &row, &out, headers, &nheaders);
+		put_node(encoder, encoder->root, row, &out, headers, &nheaders);
 		m->value = part_of(&out);
 		for (int i = 0; i < nheaders; i++)
 			if (strcmp(headers[i].name, KS_HEADER_JSON_NULL) == 0)
@@ -418,6 +459,52 @@ ks_topic_encode(KsTopicEncoder *encoder, TupleTableSlot *slot, KsOutgoing *m)
 				m->json_null.size = headers[i].size;
 			}
 	}
+}
+
+/* Makes a message of a row, or (tombstone) of its key. */
+static void
+encode_row(KsTopicEncoder *encoder, const KsRow *row, const bool *unchanged, bool tombstone, KsOutgoing *m)
+{
+	MemoryContext former;
+	int			level;
+
+	MemoryContextReset(encoder->row_context);
+	former = MemoryContextSwitchTo(encoder->row_context);
+	memset(m, 0, sizeof(KsOutgoing));
+	m->partition = -1;
+	level = ks_settings_begin();
+	if (!tombstone)
+		encode(encoder, row, unchanged, m);
+	else if (encoder->table->nkeys > 0)
+		m->key = key_of_columns(encoder, row);
+	else
+		m->key = key_of_column(encoder, ks_topic_key_column(encoder->table), row);
 	ks_settings_end(level);
 	MemoryContextSwitchTo(former);
+}
+
+void
+ks_topic_encode(KsTopicEncoder *encoder, TupleTableSlot *slot, KsOutgoing *m)
+{
+	KsRow		row = {slot->tts_values, slot->tts_isnull, NULL};
+
+	slot_getallattrs(slot);
+	encode_row(encoder, &row, NULL, false, m);
+}
+
+void
+ks_topic_encode_row(KsTopicEncoder *encoder, Datum *values, bool *nulls, bool *left_out, const bool *unchanged,
+					KsOutgoing *m)
+{
+	KsRow		row = {values, nulls, left_out};
+
+	encode_row(encoder, &row, unchanged, false, m);
+}
+
+void
+ks_topic_encode_tombstone(KsTopicEncoder *encoder, Datum *values, bool *nulls, KsOutgoing *m)
+{
+	KsRow		row = {values, nulls, NULL};
+
+	encode_row(encoder, &row, NULL, true, m);
 }

@@ -22,4 +22,13 @@ extern KsTopicEncoder *ks_topic_encoder_create(const KsTopicTable *table, TupleD
  */
 extern void ks_topic_encode(KsTopicEncoder *encoder, TupleTableSlot *slot, KsOutgoing *message);
 
+/*
+ * The same of a row in arrays by attribute.  Columns that are left out have null there and are no member of the value;
+ * those of them that are unchanged, since the reader's last message of the key, are named in a header.
+ */
+extern void ks_topic_encode_row(KsTopicEncoder *encoder, Datum *values, bool *nulls, bool *left_out, const bool *unchanged,
+								KsOutgoing *message);
+/* A message without a value, of a row's key. */
+extern void ks_topic_encode_tombstone(KsTopicEncoder *encoder, Datum *values, bool *nulls, KsOutgoing *message);
+
 #endif							/* KS_TOPIC_ENCODE_H */

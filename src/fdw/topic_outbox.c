@@ -145,19 +145,6 @@ begin(void)
 	outbox->message_context = AllocSetContextCreate(context, "pg_kafka_sync message", ALLOCSET_DEFAULT_SIZES);
 }
 
-/* Have two servers the same properties? */
-static bool
-same_server(const KsServer *a, const KsServer *b)
-{
-	if (a->serverid != b->serverid || a->nproperties != b->nproperties)
-		return false;
-	for (int i = 0; i < a->nproperties; i++)
-		if (strcmp(a->properties[i].name, b->properties[i].name) != 0 ||
-			strcmp(a->properties[i].value, b->properties[i].value) != 0)
-			return false;
-	return true;
-}
-
 int
 ks_outbox_target(const KsServer *server, Oid role, const char *topic, const char *table)
 {
@@ -169,7 +156,7 @@ ks_outbox_target(const KsServer *server, Oid role, const char *topic, const char
 	for (int i = 0; i < outbox->ntargets; i++)
 	{
 		target = &outbox->targets[i];
-		if (target->role != role || !same_server(target->server, server))
+		if (target->role != role || !ks_server_same(target->server, server))
 			continue;
 		if (strcmp(target->topic, topic) == 0)
 			return i;
@@ -360,6 +347,7 @@ ks_outbox_next(KsOutgoing *m)
 	m->value = take_part(head.value_size);
 	m->headers = take_part(head.headers_size);
 	m->json_null = take_part(head.json_null_size);
+	m->unchanged = take_part(-1);
 	MemoryContextSwitchTo(former);
 	return true;
 }

@@ -27,6 +27,7 @@ typedef struct KsOutgoing
 	KsPart		value;
 	KsPart		headers;		/* a jsonb */
 	KsPart		json_null;		/* value of header pg_kafka_sync.json_null */
+	KsPart		unchanged;		/* value of header pg_kafka_sync.unchanged; not kept by the outbox, whose rows are whole */
 } KsOutgoing;
 
 /* Where messages of a table go. */

@@ -63,22 +63,6 @@ forget_sender(Sender *sender)
 	MemoryContextDelete(sender->context);
 }
 
-/* Is a sender one for this target's login? */
-static bool
-sender_fits(const Sender *sender, const KsOutboxTarget *target)
-{
-	const KsServer *a = sender->server;
-	const KsServer *b = target->server;
-
-	if (sender->role != target->role || a->serverid != b->serverid || a->nproperties != b->nproperties)
-		return false;
-	for (int i = 0; i < a->nproperties; i++)
-		if (strcmp(a->properties[i].name, b->properties[i].name) != 0 ||
-			strcmp(a->properties[i].value, b->properties[i].value) != 0)
-			return false;
-	return true;
-}
-
 static void abort_at_exit(int code, Datum arg);
 
 /* Returns the sender of a target's login, made if need be. */
@@ -95,7 +79,7 @@ find_sender(const KsOutboxTarget *target, int timeout_ms)
 	dlist_foreach(iter, &senders)
 	{
 		sender = dlist_container(Sender, node, iter.cur);
-		if (!sender_fits(sender, target))
+		if (sender->role != target->role || !ks_server_same(sender->server, target->server))
 			continue;
 		if (sender->producer && sender->producer->timeout_ms < timeout_ms && !sender->producer->begun)
 			give_up_producer(sender);
@@ -132,11 +116,13 @@ make_headers(const KsOutgoing *m)
 {
 	rd_kafka_headers_t *headers;
 
-	if (m->headers.data == NULL && m->json_null.data == NULL)
+	if (m->headers.data == NULL && m->json_null.data == NULL && m->unchanged.data == NULL)
 		return NULL;
 	headers = ks_headers_make((Jsonb *) m->headers.data);
 	if (m->json_null.data)
 		rd_kafka_header_add(headers, KS_HEADER_JSON_NULL, -1, m->json_null.data, m->json_null.size);
+	if (m->unchanged.data)
+		rd_kafka_header_add(headers, KS_HEADER_UNCHANGED, -1, m->unchanged.data, m->unchanged.size);
 	return headers;
 }
 

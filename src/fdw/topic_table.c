@@ -254,6 +254,15 @@ ks_topic_table_name(const KsTopicTable *table)
 	return quote_qualified_identifier(table->schema, table->name);
 }
 
+int
+ks_topic_key_column(const KsTopicTable *table)
+{
+	for (int i = 0; i < table->natts; i++)
+		if (!table->columns[i].is_dropped && table->columns[i].meta == KS_COL_KEY && table->columns[i].npath == 0)
+			return i;
+	return -1;
+}
+
 /* Reports a column that does not fit. */
 pg_noreturn static void
 bad_column(const KsTopicTable *table, const KsTopicColumn *column, const char *detail)

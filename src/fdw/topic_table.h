@@ -81,6 +81,9 @@ typedef struct KsTopicTable
  */
 extern KsTopicTable *ks_topic_table(Relation rel);
 
+/* The column that is the message key as a whole; -1: there is none. */
+extern int	ks_topic_key_column(const KsTopicTable *table);
+
 /* For the validator: ERROR for an option that a foreign table, or its columns, cannot have. */
 extern void ks_topic_table_option_check(const char *name, const char *value);
 extern void ks_topic_column_option_check(const char *name, const char *value);

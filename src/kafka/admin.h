@@ -71,6 +71,15 @@ extern const rd_kafka_ConfigResource_t **ks_admin_configs(KsAdmin *admin, const 
 /* Sleeps a moment between two looks at something that takes time to spread. */
 extern void ks_admin_pause(KsAdmin *admin, long ms);
 
+/* admin_topics.c */
+
+/*
+ * Makes a topic and waits until the brokers know it; -1 is the broker's default.  False: it exists, and if_not_exists.
+ * ERROR if Kafka refuses.
+ */
+extern bool ks_admin_create_topic(KsAdmin *admin, const char *topic, int partitions, int replication_factor,
+								  const KsConfig *configs, int nconfigs, bool if_not_exists);
+
 /* errors.c */
 
 /* SQLSTATE for an error of Kafka or librdkafka. */

@@ -107,26 +107,16 @@ check_count(int count, int max, const char *name)
 				 errdetail("It must be at least 1, or -1 for the broker's default.")));
 }
 
-/* create_topic with a handle. */
-static Datum
-create_topic(KsAdmin *admin, FunctionCallInfo fcinfo)
+bool
+ks_admin_create_topic(KsAdmin *admin, const char *topic, int partitions, int replication_factor,
+					  const KsConfig *configs, int nconfigs, bool if_not_exists)
 {
-	char	   *topic = ks_kafka_arg(fcinfo, 1, "topic");
-	int			partitions = int_arg(fcinfo, 2, "partitions");
-	int			replication_factor = int_arg(fcinfo, 3, "replication_factor");
-	bool		if_not_exists = !PG_ARGISNULL(5) && PG_GETARG_BOOL(5);
 	char	   *what = psprintf("create topic \"%s\"", topic);
 	rd_kafka_NewTopic_t *wanted;
 	rd_kafka_event_t *event;
 	const rd_kafka_topic_result_t **results;
-	KsConfig   *configs;
 	char		reason[256] = "";
 	size_t		nresults;
-	int			nconfigs;
-
-	check_count(partitions, 1000000, "partitions");
-	check_count(replication_factor, PG_INT16_MAX, "replication_factor");
-	configs = ks_config_arg(fcinfo, 4, "config", &nconfigs);
 
 	wanted = rd_kafka_NewTopic_new(topic, partitions, replication_factor, reason, sizeof(reason));
 	if (wanted == NULL)
@@ -148,13 +138,29 @@ create_topic(KsAdmin *admin, FunctionCallInfo fcinfo)
 	results = rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &nresults);
 	if (topic_result(admin, results, nresults,
 					 if_not_exists ? RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS : RD_KAFKA_RESP_ERR_NO_ERROR, what) != 0)
-	{
+		return false;
+	wait_until_spread(admin, topic, Max(partitions, 1));
+	return true;
+}
+
+/* create_topic with a handle. */
+static Datum
+create_topic(KsAdmin *admin, FunctionCallInfo fcinfo)
+{
+	char	   *topic = ks_kafka_arg(fcinfo, 1, "topic");
+	int			partitions = int_arg(fcinfo, 2, "partitions");
+	int			replication_factor = int_arg(fcinfo, 3, "replication_factor");
+	bool		if_not_exists = !PG_ARGISNULL(5) && PG_GETARG_BOOL(5);
+	KsConfig   *configs;
+	int			nconfigs;
+
+	check_count(partitions, 1000000, "partitions");
+	check_count(replication_factor, PG_INT16_MAX, "replication_factor");
+	configs = ks_config_arg(fcinfo, 4, "config", &nconfigs);
+	if (!ks_admin_create_topic(admin, topic, partitions, replication_factor, configs, nconfigs, if_not_exists))
 		ereport(NOTICE,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("topic \"%s\" already exists, skipping", topic)));
-		PG_RETURN_VOID();
-	}
-	wait_until_spread(admin, topic, Max(partitions, 1));
 	PG_RETURN_VOID();
 }
 

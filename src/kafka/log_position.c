@@ -159,9 +159,8 @@ matches(const char *topic, const char *pattern)
 												CStringGetTextDatum(pattern)));
 }
 
-/* Is a topic of these names or patterns? */
-static bool
-is_wanted(const char *topic, char **topics, int ntopics)
+bool
+ks_topic_is_among(const char *topic, char **topics, int ntopics)
 {
 	for (int i = 0; i < ntopics; i++)
 	{
@@ -212,7 +211,7 @@ find_partitions(KsAdmin *admin, char **topics, int ntopics, bool missing_ok)
 		{
 			const rd_kafka_metadata_topic_t *topic = &metadata->topics[i];
 
-			if (topic->err == 0 && is_wanted(topic->topic, topics, ntopics))
+			if (topic->err == 0 && ks_topic_is_among(topic->topic, topics, ntopics))
 				for (int p = 0; p < topic->partition_cnt; p++)
 					positions = add_position(positions, topic->topic, topic->partitions[p].id);
 		}

@@ -27,4 +27,7 @@ typedef struct KsPartitionPosition
  */
 extern List *ks_resolve_start(const KsServer *server, char **topics, int ntopics, const char *start, bool missing_ok);
 
+/* Is a topic of these names or patterns? */
+extern bool ks_topic_is_among(const char *topic, char **topics, int ntopics);
+
 #endif							/* KS_LOG_POSITION_H */

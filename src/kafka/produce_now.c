@@ -68,19 +68,7 @@ forget_producer(void)
 static bool
 producer_fits(const KsServer *server, Oid userid)
 {
-	const KsServer *mine;
-
-	if (session_producer == NULL || session_producer->userid != userid)
-		return false;
-	mine = &session_producer->server;
-	if (mine->serverid != server->serverid || mine->nproperties != server->nproperties ||
-		strcmp(mine->name, server->name) != 0)
-		return false;
-	for (int i = 0; i < server->nproperties; i++)
-		if (strcmp(mine->properties[i].name, server->properties[i].name) != 0 ||
-			strcmp(mine->properties[i].value, server->properties[i].value) != 0)
-			return false;
-	return true;
+	return session_producer && session_producer->userid == userid && ks_server_same(&session_producer->server, server);
 }
 
 /* Returns the session's producer for a server, made anew where needed. ERROR as ks_client_create. */

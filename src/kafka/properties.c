@@ -423,3 +423,15 @@ ks_server_copy(const KsServer *server)
 	}
 	return copy;
 }
+
+bool
+ks_server_same(const KsServer *a, const KsServer *b)
+{
+	if (a->serverid != b->serverid || a->nproperties != b->nproperties || strcmp(a->name, b->name) != 0)
+		return false;
+	for (int i = 0; i < a->nproperties; i++)
+		if (strcmp(a->properties[i].name, b->properties[i].name) != 0 ||
+			strcmp(a->properties[i].value, b->properties[i].value) != 0)
+			return false;
+	return true;
+}

@@ -43,6 +43,8 @@ extern KsServer *ks_server_of_table(Oid serverid, Oid userid);
 
 /* A copy in CurrentMemoryContext. */
 extern KsServer *ks_server_copy(const KsServer *server);
+/* Are two the same server with the same properties? */
+extern bool ks_server_same(const KsServer *a, const KsServer *b);
 
 /*
  * Checks one property by rd_kafka_conf_set on a scratch configuration and by our own lists; ERROR naming it.

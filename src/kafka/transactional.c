@@ -12,6 +12,7 @@
 /* Without any acknowledgement for this long, the brokers count as gone. */
 #define SILENCE_MS 10000
 #define MESSAGE_TIMEOUT_MS 60000
+#define ASK_MS 1000
 #define SERVE_EVERY 500
 #define MAX_BYTES (8 * 1024 * 1024)
 
@@ -238,6 +239,13 @@ ks_transactional_check_topic(KsTransactional *p, const char *topic)
 	ks_admin_release(&admin);
 }
 
+/* Was a message dropped since another, or the transaction, had failed? */
+static bool
+is_purge(rd_kafka_resp_err_t err)
+{
+	return err == RD_KAFKA_RESP_ERR__PURGE_QUEUE || err == RD_KAFKA_RESP_ERR__PURGE_INFLIGHT;
+}
+
 /* Looks at one event. */
 static void
 handle_event(KsTransactional *p, rd_kafka_event_t *event)
@@ -254,8 +262,8 @@ handle_event(KsTransactional *p, rd_kafka_event_t *event)
 				p->progress = GetCurrentTimestamp();
 			else
 			{
-				p->nfailed++;
-				if (p->failure != RD_KAFKA_RESP_ERR_NO_ERROR)
+				p->nfailed += !is_purge(message->err);
+				if (p->failure != RD_KAFKA_RESP_ERR_NO_ERROR && (!is_purge(p->failure) || is_purge(message->err)))
 					continue;
 				p->failure = message->err;
 				p->failed_number = (intptr_t) message->_private;
@@ -274,6 +282,24 @@ handle_event(KsTransactional *p, rd_kafka_event_t *event)
 	}
 }
 
+/*
+ * Messages were dropped since the transaction had failed: finds out why, in p->failure and reason.  To commit it is how
+ * librdkafka tells.
+ */
+static void
+find_cause(KsTransactional *p, char *reason, Size size)
+{
+	TransactionCall *call = transaction_call(p, rd_kafka_commit_transaction, ASK_MS);
+
+	if (call->error)
+	{
+		p->failure = rd_kafka_error_code(call->error);
+		p->failed_topic[0] = '\0';
+		strlcpy(reason, rd_kafka_error_string(call->error), size);
+	}
+	transaction_release(call);
+}
+
 void
 ks_transactional_serve(KsTransactional *p)
 {
@@ -286,6 +312,8 @@ ks_transactional_serve(KsTransactional *p)
 		rd_kafka_event_destroy(event);
 	}
 	ks_client_drain_log(p->client);
+	if (is_purge(p->failure))
+		find_cause(p, reason, sizeof(reason));
 	if (p->failure)
 	{
 		if (p->failure == RD_KAFKA_RESP_ERR__FATAL)
@@ -344,12 +372,13 @@ ks_transactional_send(KsTransactional *p, const KsTransactionalMessage *m)
 			ks_transactional_serve(p);	/* what has gone wrong before says more */
 			if (err == RD_KAFKA_RESP_ERR__FATAL)
 				err = rd_kafka_fatal_error(p->client->rk, reason, sizeof(reason));
+			p->failure = err;
+			p->failed_number = m->number;
+			p->nfailed++;
 			if (err == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION)
 				ereport(ERROR,
 						(errcode(ERRCODE_UNDEFINED_OBJECT),
 						 errmsg("topic \"%s\" has no partition %d", m->topic, (int) m->partition)));
-			p->failed_number = m->number;
-			p->nfailed++;
 			producer_error(p, err, reason, psprintf("send a message to topic \"%s\"", m->topic));
 		}
 		wait_for_room(p, m->headers);

@@ -26,7 +26,7 @@ typedef struct KsTransactional
 	rd_kafka_resp_err_t failure;	/* of the first message that was not accepted, or of the producer itself */
 	char		failed_topic[256];	/* "" = it is no message's */
 	int64		failed_number;	/* of that message */
-	int			nfailed;		/* messages that were not accepted */
+	int			nfailed;		/* messages that were not accepted, but for those that others took with them */
 } KsTransactional;
 
 /* A message to be sent; data NULL = none. */
