@@ -47,6 +47,9 @@ struct KsEvolution
 	List	   *columns;		/* KsNewColumn */
 	int			rounds;			/* without an attempt that succeeded */
 	TimestampTz not_before;
+	uint64		settled_row;	/* the last row that nothing had to be added for, */
+	const KsFieldList *settled_fields;	/* of its fields these, */
+	const KsTargetTable *settled_table; /* in this table */
 	MemoryContext ignored_context;
 	List	   *ignored;
 };
@@ -140,6 +143,9 @@ ks_evolution_ask(KsRun *run, KsTargetTable *t, const KsMessage *message, const K
 	List	   *schema = NIL;
 	bool		schema_read = false;
 
+	/* each of its fields without a column asks */
+	if (e->settled_row == run->row && e->settled_fields == fields && e->settled_table == t)
+		return;
 	ks_evolution_begin(e);
 	for (int i = 0; i < fields->count; i++)
 	{
@@ -170,7 +176,12 @@ ks_evolution_ask(KsRun *run, KsTargetTable *t, const KsMessage *message, const K
 		}
 	}
 	if (e->columns == NIL)
+	{
+		e->settled_row = run->row;
+		e->settled_fields = fields;
+		e->settled_table = t;
 		return;
+	}
 	e->table = t;
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_COLUMN),

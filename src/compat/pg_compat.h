@@ -10,6 +10,7 @@
 #include "datatype/timestamp.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_foreign_server.h"
+#include "catalog/pg_namespace.h"
 #include "parser/parse_type.h"
 #include "storage/latch.h"
 #include "storage/lock.h"

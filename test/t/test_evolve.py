@@ -274,9 +274,9 @@ def test_kill_9(private_cluster, kafka):
     db.q("CREATE FUNCTION seen() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen VALUES (NEW.id); RETURN NULL; END $$;"
          "CREATE TRIGGER seen AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION seen()")
     kafka.produce_many(topic, [dict(key={"id": i}, value={"id": i, **({f"c{i // 100}": i} if i >= 100 else {})}, partition=i % 2)
-                               for i in range(3000)])
+                               for i in range(1500)])
     subscribe(db, topic, "t", options={**EVOLVE, "max_batch_rows": 50})
-    for columns in (4, 15):
+    for columns in (4, 9):
         db.wait("SELECT count(*) > %s FROM pg_attribute WHERE attrelid = 't'::regclass AND attnum > 0", columns)
         ready = "database system is ready to accept connections"
         starts = cluster.log().count(ready)
@@ -284,9 +284,9 @@ def test_kill_9(private_cluster, kafka):
         db.close()
         wait_until(lambda: cluster.log().count(ready) > starts, 60, what="the restart after a crash")
     db.wait_for_subscription("s")
-    assert column_types(db).keys() == {"id", *(f"c{n}" for n in range(1, 30))}
-    assert db.value("SELECT count(*) FROM t WHERE num_nonnulls(" + ", ".join(f"c{n}" for n in range(1, 30)) + ") = (id >= 100)::int") == 3000
-    assert db.one("SELECT count(*), count(DISTINCT id) FROM seen") == (3000, 3000)
+    assert column_types(db).keys() == {"id", *(f"c{n}" for n in range(1, 15))}
+    assert db.value("SELECT count(*) FROM t WHERE num_nonnulls(" + ", ".join(f"c{n}" for n in range(1, 15)) + ") = (id >= 100)::int") == 1500
+    assert db.one("SELECT count(*), count(DISTINCT id) FROM seen") == (1500, 1500)
 
 
 @pytest.fixture
