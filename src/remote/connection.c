@@ -162,7 +162,7 @@ check_password(const KsRemote *r, const UserMapping *user, const Parameters *p, 
 
 /* ERROR: the other side cannot be reached; cause may end with a newline. */
 pg_noreturn static void
-unreachable(KsRemote *r, const char *cause)
+cannot_reach(KsRemote *r, const char *cause)
 {
 	char	   *text = pstrdup(cause);
 
@@ -198,11 +198,11 @@ wait_for_socket(KsRemote *r, PGconn *conn, int events, TimestampTz since, Timest
 		return;
 	now = GetCurrentTimestamp();
 	if (until && now >= until)
-		unreachable(r, "timeout expired");
+		cannot_reach(r, "timeout expired");
 	if (!TimestampDifferenceExceeds(since, now, SILENCE_MS))
 		return;
 	if (ks_subscription_lock_wanted(r->subscription_id))
-		unreachable(r, "it does not answer, and somebody waits for the subscription");
+		cannot_reach(r, "it does not answer, and somebody waits for the subscription");
 	ks_worker_set_state(KS_STATE_RETRYING, psprintf("server \"%s\" has not answered yet", r->server));
 }
 
@@ -221,7 +221,7 @@ poll_connection(KsRemote *r, PGconn *conn, const Parameters *p)
 		status = PQconnectPoll(conn);
 	}
 	if (PQstatus(conn) != CONNECTION_OK)
-		unreachable(r, PQerrorMessage(conn));
+		cannot_reach(r, PQerrorMessage(conn));
 }
 
 /* What the other side tells beside results is of no concern to us. */
@@ -269,7 +269,7 @@ raise_error(KsRemote *r)
 	PQclear(r->result);
 	r->result = NULL;
 	if (will_pass(r, sqlstate))
-		unreachable(r, message);
+		cannot_reach(r, message);
 	ereport(ERROR,
 			(errcode(sqlstate),
 			 errmsg("%s", message),
@@ -328,7 +328,7 @@ finish_statement(KsRemote *r, bool sent)
 		failed = PQresultStatus(next) != PGRES_COMMAND_OK && PQresultStatus(next) != PGRES_TUPLES_OK;
 		/* nothing we send copies, but a connection that cannot get out of it is of no use */
 		if (PQresultStatus(next) == PGRES_COPY_IN || PQresultStatus(next) == PGRES_COPY_OUT)
-			unreachable(r, "unexpected COPY");
+			cannot_reach(r, "unexpected COPY");
 	}
 	if (failed || r->result == NULL)
 		raise_error(r);
@@ -422,7 +422,7 @@ ks_remote_connect(KsRemote *r, Oid serverid, Oid userid, bool *flag)
 		poll_connection(r, conn, &p);
 		check_password(r, user, &p, conn);
 		if (PQsetnonblocking(conn, 1) != 0)
-			unreachable(r, PQerrorMessage(conn));
+			cannot_reach(r, PQerrorMessage(conn));
 		PQsetNoticeReceiver(conn, ignore_notice, NULL);
 	}
 	PG_CATCH();
