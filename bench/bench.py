@@ -250,6 +250,18 @@ def apply_five(name, topic, count):
     return seconds, cpu
 
 
+def apply_far(name, topic, count):
+    """The same for a table of another server."""
+    before = time.time()
+    targets.subscribe_far(source, target, name, topic)
+    seconds, cpu = until_applied(name, before)
+    applied = source.one("SELECT count(*) FROM orders_far")
+    if applied != count:
+        raise RuntimeError(f"{name}: {applied} rows instead of {count}")
+    target.run("SELECT kafka.drop_subscription(%s)", name)
+    return seconds, cpu
+
+
 def until_applied(name, before):
     """Seconds from the worker's start to its last commit, and its CPU."""
     pid, at = started(subscription, name, before - 1)
@@ -286,7 +298,8 @@ def measure_apply(topic):
     path = SCRATCH / "data/orders.copy"
     source.run(f"COPY orders TO '{path}'")
     series = {"pg_kafka_sync": Series(), "COPY": Series(), "logical replication": Series(), "Debezium JDBC sink": Series()}
-    again, update = Series(), Series()
+    again, update, far = Series(), Series(), Series()
+    targets.set_up_far(source, target)
     sink_topic = None
     if peers:
         # The sink needs messages with schemas: Debezium's own snapshot.
@@ -297,6 +310,8 @@ def measure_apply(topic):
     for run in range(RUNS):
         progress(f"applying {BULK} rows, {run + 1} of {RUNS}")
         series["pg_kafka_sync"].add(BULK, *apply(f"apply{run}", topic, BULK))
+        target.run("CHECKPOINT")
+        far.add(BULK, *apply_far(f"far{run}", topic, BULK))
         target.run("CHECKPOINT")
         again.add(BULK, *apply(f"again{run}", topic, BULK, empty=False))
         target.run("CHECKPOINT")
@@ -311,7 +326,7 @@ def measure_apply(topic):
         drop_topic(sink_topic)
     drop_topic(topic)
     path.unlink()
-    return series, again, update
+    return series, again, update, far
 
 
 def measure_five(topic):
@@ -465,8 +480,10 @@ def main():
     if "snapshot" in wanted:
         report.absolute(f"(d) initial snapshot of {BULK} rows", measure_snapshots(), 250_000, "Debezium")
     if "apply" in wanted:
-        series, again, update = measure_apply(topic)
+        series, again, update, far = measure_apply(topic)
         report.throughput(f"(b) apply {BULK} rows to an empty table", series, "COPY", 0.4, "logical replication", 1)
+        report.share(f"apply {BULK} rows to an empty table of another server (postgres_fdw)", far, series["pg_kafka_sync"],
+                     "a local table", 0.4)
         report.share(f"apply {BULK} rows that are all there", again, series["pg_kafka_sync"], "rows that are not", 0.8)
         report.say(f"    {'one UPDATE of all rows':<26}{str(update):<34}ratio {update.median / series['COPY'].median:.2f}  of COPY")
     if "transactions" in wanted or "targets" in wanted:

@@ -45,6 +45,25 @@ def native(source, target, slot, publication, count):
     return end - begin
 
 
+def set_up_far(source, target):
+    """A table of the other cluster, and the foreign table of postgres_fdw that leads to it."""
+    env = source.env
+    setting.make_table(source, "orders_far")
+    target.run("CREATE EXTENSION postgres_fdw")
+    target.run(f"CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '{env['PGHOST']}', port '{env['PGPORT']}', "
+               f"dbname '{env['PGDATABASE']}')")
+    target.run("CREATE USER MAPPING FOR CURRENT_USER SERVER far OPTIONS (user 'postgres')")
+    target.run("CREATE FOREIGN TABLE orders_far (id bigint, customer_id bigint, status text, amount numeric(12,2), note text, "
+               "updated_at timestamptz) SERVER far")
+
+
+def subscribe_far(source, target, name, topic):
+    source.run("TRUNCATE orders_far")
+    source.run("CHECKPOINT")
+    target.run("SELECT kafka.create_subscription(%s, 'kafka', ARRAY[%s], 'orders_far', key => '{id}', format => %s, options => %s)",
+               name, topic, setting.FORMAT, Jsonb(setting.SUBSCRIPTION_OPTIONS))
+
+
 def set_up_five(target):
     target.run("CREATE TABLE customers (id bigint PRIMARY KEY, name text)")
     target.run("INSERT INTO customers SELECT i, 'customer ' || i FROM generate_series(0, 49999) i")
