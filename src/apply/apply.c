@@ -432,6 +432,10 @@ add_letter(KsApply *a, const KsMessage *m, const ErrorData *e)
 
 	if (a->subscription->options->text_value[KS_OPT_DLQ_TOPIC] || targets.count == 0)
 		return;
+	/* what the other side remembers is the last message it has: the letter of one before it must not be lost */
+	for (int i = 0; i < a->nwriters; i++)
+		if (a->writers[i]->table->progress)
+			ForceSyncCommit();
 	ks_dead_letter_add(a->subscription, m, parsed ? a->parsed.op : '\0', &targets, a->run.stage, e->sqlerrcode,
 					   ks_error_cause(a, e), e->detail, retry);
 	if (retry)

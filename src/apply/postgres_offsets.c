@@ -124,6 +124,7 @@ ks_postgres_load_offsets(KsPostgresSink *s, KsRun *run_)
 				add_row(&r, topic, partition, 0, 0);
 			}
 		}
+	p->stale = false;
 	if (r.count == 0)
 		return;
 	(void) run(s, &r, "INSERT INTO %s (system_identifier, database_oid, subscription_id, target, topic, partition, generation, "

@@ -202,7 +202,7 @@ abandon(KsTargetTable *t)
 		return;
 	ks_remote_abandon(s->remote);
 	if (s->advanced)
-		ks_progress_reset(t->progress);
+		t->progress->stale = true;
 	s->advanced = false;
 }
 

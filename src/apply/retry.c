@@ -11,6 +11,7 @@
 #include "apply/apply_internal.h"
 #include "apply/dead_letter.h"
 #include "apply/evolve.h"
+#include "apply/sink.h"
 #include "catalog/pg_type.h"
 #include "control/definitions.h"
 #include "control/worker.h"
@@ -310,6 +311,45 @@ attempt_letter(KsApply *a, int64 id)
 	return error;
 }
 
+/*
+ * The targets whose other side has a letter, though we do not know of it since the attempt failed after they had committed;
+ * returns their number.
+ */
+static int
+given_targets(KsApply *a, int64 id, Oid *relids)
+{
+	int			n = 0;
+
+	a->run.letter = id;
+	for (int i = 0; i < a->nwriters; i++)
+		if (ks_sink_has(a->writers[i]->table, &a->run, 0))
+			relids[n++] = a->writers[i]->table->target->relid;
+	a->run.letter = 0;
+	return n;
+}
+
+/* Takes targets that have a letter off it: their other side remembers the last letter only. */
+static void
+note_given(KsApply *a, int64 id)
+{
+	MemoryContext old = CurrentMemoryContext;
+	Oid			types[2] = {INT8OID, OIDARRAYOID};
+	Oid		   *relids = palloc(sizeof(Oid) * Max(a->nwriters, 1));
+	int			n = given_targets(a, id, relids);
+	Datum		values[2];
+
+	if (n == 0)
+		return;
+	ks_apply_begin();
+	values[0] = Int64GetDatum(id);
+	values[1] = ks_oid_array(relids, n);
+	(void) ks_catalog_execute("UPDATE kafka.dead_letter d SET targets = ARRAY(SELECT t FROM pg_catalog.unnest(d.targets) t "
+							  "WHERE t <> ALL ($2::pg_catalog.regclass[])) WHERE id = $1", 2, types, values, NULL);
+	ForceSyncCommit();
+	ks_apply_commit();
+	MemoryContextSwitchTo(old);
+}
+
 /* Notes the error of an attempt in the letter. */
 static void
 note_failure(KsApply *a, int64 id, const ErrorData *e)
@@ -360,6 +400,8 @@ ks_apply_retry(KsApply *a)
 		}
 		if (error == NULL && a->run.evolution)
 			ks_evolution_succeeded(a->run.evolution);
+		if (error)
+			note_given(a, ids[i]);
 		if (error && ks_is_transient(error) && ++a->letter_retries <= KS_MAX_RETRIES)
 			return KS_RETRY_WAIT;
 		if (error && a->run.unreachable)

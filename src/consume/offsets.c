@@ -211,6 +211,8 @@ ks_offsets_add(KsOffsets *offsets, const char *topic, int32 partition, int64 sta
 	SPI_finish();
 	added = read_positions(offsets, topic, partition);
 	PopActiveSnapshot();
+	/* where foreign targets remember offsets of a generation, ours must not be lost */
+	ForceSyncCommit();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old);
 	if (added == NULL)

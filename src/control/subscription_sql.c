@@ -564,5 +564,7 @@ ks_seek_subscription(PG_FUNCTION_ARGS)
 								  4, types, values, NULL);
 	}
 	(void) ks_catalog_execute("UPDATE kafka.subscription SET version = version + 1 WHERE id = $1", 1, types, values, NULL);
+	/* as in ks_offsets_add */
+	ForceSyncCommit();
 	PG_RETURN_VOID();
 }

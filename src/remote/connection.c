@@ -385,6 +385,21 @@ is_usable(KsRemote *r)
 	return usable;
 }
 
+/* Fixes what statements depend on. */
+static void
+prepare_session(KsRemote *r)
+{
+	/*
+	 * Values are exchanged as text of these settings, and names are looked up nowhere but where we say.  What the other side
+	 * has confirmed must not be lost by it, since the positions have moved by then.
+	 */
+	(void) ks_remote_command(r, "SET search_path = pg_catalog; SET timezone = 'UTC'; SET datestyle = ISO; "
+							 "SET intervalstyle = postgres; SET extra_float_digits = 3; SET bytea_output = hex; "
+							 "SET lc_monetary = 'C'; SET lock_timeout = '" LOCK_WAIT "'; "
+							 "SELECT pg_catalog.set_config('synchronous_commit', 'on', false) "
+							 "WHERE pg_catalog.current_setting('synchronous_commit') = 'off'");
+}
+
 /* See connection.h. */
 bool
 ks_remote_connect(KsRemote *r, Oid serverid, Oid userid, bool *flag)
@@ -434,15 +449,16 @@ ks_remote_connect(KsRemote *r, Oid serverid, Oid userid, bool *flag)
 	PG_END_TRY();
 	r->conn = conn;
 
-	/*
-	 * Values are exchanged as text of these settings, and names are looked up nowhere but where we say.  What the other side
-	 * has confirmed must not be lost by it, since the positions have moved by then.
-	 */
-	(void) ks_remote_command(r, "SET search_path = pg_catalog; SET timezone = 'UTC'; SET datestyle = ISO; "
-							 "SET intervalstyle = postgres; SET extra_float_digits = 3; SET bytea_output = hex; "
-							 "SET lc_monetary = 'C'; SET lock_timeout = '" LOCK_WAIT "'; "
-							 "SELECT pg_catalog.set_config('synchronous_commit', 'on', false) "
-							 "WHERE pg_catalog.current_setting('synchronous_commit') = 'off'");
+	PG_TRY();
+	{
+		prepare_session(r);
+	}
+	PG_CATCH();
+	{
+		ks_remote_close(r);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	return true;
 }
 

@@ -307,6 +307,59 @@ def test_dead_letters(db, far, kafka, topic):
     assert far.one("SELECT count(*), count(DISTINCT id) FROM t") == (100, 100)
 
 
+def test_a_letter_and_its_position_outlive_a_crash(own, kafka):
+    """What the other side has committed last says that it has all before: so what was set aside before must be on disk here."""
+    db, far = own
+    db.cluster.set(wal_writer_delay="10s")
+    far.q("CREATE TABLE t (id int, v text CHECK (v <> 'bad'))")
+    db.q("CREATE FOREIGN TABLE t (id int, v text) SERVER far OPTIONS (schema_name 'public')")
+    db.q("CHECKPOINT")
+    topic = kafka.create_topic()
+    subscribe(db, topic, on_error="dead_letter")
+    add_target(db, "t", mode="append", options=dict(REMEMBER))
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "v": "bad" if i == 3 else "v"}) for i in range(6)])
+    far.wait("SELECT count(*) = 5 FROM t")
+    kill_worker(db)
+    db.wait_for_subscription("s", 60)
+    assert db.q('SELECT "offset" FROM kafka.dead_letter') == [(3,)]
+    assert far.one("SELECT count(*), count(DISTINCT id) FROM t") == (5, 5)
+
+
+def test_a_letter_that_one_of_two_other_sides_has(db, far, kafka, topic):
+    """Retried, it was committed by the first and refused by the second at its commit; then other letters were retried."""
+    for name in ("t", "u"):
+        far.q(f"CREATE TABLE {name} (id int, v text CONSTRAINT {name}_good CHECK (v NOT LIKE 'bad%'))")
+        db.q(f"CREATE FOREIGN TABLE {name} (id int, v text) SERVER far OPTIONS (schema_name 'public')")
+    far.q("""CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'refused' USING ERRCODE = '23514'; END$$;
+             CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN SET CONSTRAINTS ALL DEFERRED; RETURN NEW; END$$;
+             CREATE TRIGGER later BEFORE INSERT ON u FOR EACH ROW EXECUTE FUNCTION later();
+             CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON u DEFERRABLE FOR EACH ROW WHEN (new.v = 'bad1')
+             EXECUTE FUNCTION refuse()""")
+    subscribe(db, topic, on_error="dead_letter")
+    for name in ("t", "u"):
+        add_target(db, name, mode="append", options=dict(REMEMBER))
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "v": f"bad{i}"}) for i in (1, 2)])
+    settle(db)
+    assert db.value("SELECT count(*) FROM kafka.dead_letter") == 2
+    far.q("ALTER TABLE t DROP CONSTRAINT t_good; ALTER TABLE u DROP CONSTRAINT u_good")
+    db.q("SELECT kafka.retry_dead_letters('s')")
+    db.wait("SELECT count(*) = 1 FROM kafka.dead_letter WHERE NOT retry AND error LIKE '%%refused%%'")
+    far.q("DROP TRIGGER refuse ON u")
+    db.q("SELECT kafka.retry_dead_letters('s')")
+    db.wait("SELECT count(*) = 0 FROM kafka.dead_letter")
+    assert far.q("SELECT id FROM t ORDER BY 1") == far.q("SELECT id FROM u ORDER BY 1") == [(1,), (2,)]
+
+
+def test_client_encoding_of_the_database(db, far, kafka, topic):
+    """Text goes in the database's encoding, whatever clients of the database are told to use."""
+    table(db, far)
+    db.q(f'ALTER DATABASE "{db.name}" SET client_encoding = LATIN1')
+    kafka.produce(topic, '{"id": 1, "v": "Zo\u00eb"}', '{"id": 1}')
+    start(db, topic)
+    settle(db)
+    assert far.q("SELECT * FROM t") == [(1, "Zo\u00eb")]
+
+
 # ---- the other side is away, slow, or not as it was
 
 def test_away_and_back(db, kafka, topic, private_cluster):
