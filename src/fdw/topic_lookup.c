@@ -7,6 +7,7 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_foreign_table.h"
 #include "fdw/topic_lookup.h"
 #include "fdw/topic_table.h"
@@ -15,6 +16,7 @@
 #include "utils/acl.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 /* Looks for the field in one table. */
 static KsTopicLookup
@@ -42,6 +44,23 @@ look_into(Relation rel, const char *topic, const char *format, const char *field
 	return result;
 }
 
+/*
+ * Does a relation belong to a superuser, to the role, or to one that the role is a member of?  That a superuser has
+ * everybody's rights makes him nobody's member: a type's code would run with his.
+ */
+static bool
+is_trusted(Oid relid, Oid role)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return superuser_arg(owner) || role == owner || is_member_of_role_nosuper(role, owner);
+}
+
 /* See topic_lookup.h. */
 KsTopicLookup
 ks_topic_lookup(const char *server, Oid role, const char *topic, const char *format, const char *field, size_t size,
@@ -61,28 +80,27 @@ ks_topic_lookup(const char *server, Oid role, const char *topic, const char *for
 	{
 		Form_pg_foreign_table form = (Form_pg_foreign_table) GETSTRUCT(tuple);
 		Relation	rel;
-		Oid			owner;
 		Oid			found_type = InvalidOid;
 		int32		found_typmod = -1;
 		KsTopicLookup found;
 
-		if (form->ftserver != s->serverid || (rel = try_relation_open(form->ftrelid, AccessShareLock)) == NULL)
+		/* before it is locked: no other may make us wait */
+		if (form->ftserver != s->serverid || !is_trusted(form->ftrelid, role) ||
+			(rel = try_relation_open(form->ftrelid, AccessShareLock)) == NULL)
 			continue;
-		owner = rel->rd_rel->relowner;
-		if (superuser_arg(owner) || has_privs_of_role(role, owner))
+		/* as it is now that nobody alters it */
+		found = is_trusted(form->ftrelid, role) ?
+			look_into(rel, topic, format, field, size, &found_type, &found_typmod) : KS_LOOKUP_NONE;
+		if (found == KS_LOOKUP_FOUND && result == KS_LOOKUP_FOUND &&
+			(*type != found_type || *typmod != found_typmod))
+			found = KS_LOOKUP_DISPUTED;
+		if (found == KS_LOOKUP_FOUND)
 		{
-			found = look_into(rel, topic, format, field, size, &found_type, &found_typmod);
-			if (found == KS_LOOKUP_FOUND && result == KS_LOOKUP_FOUND &&
-				(*type != found_type || *typmod != found_typmod))
-				found = KS_LOOKUP_DISPUTED;
-			if (found == KS_LOOKUP_FOUND)
-			{
-				*type = found_type;
-				*typmod = found_typmod;
-			}
-			if (found != KS_LOOKUP_NONE)
-				result = found;
+			*type = found_type;
+			*typmod = found_typmod;
 		}
+		if (found != KS_LOOKUP_NONE)
+			result = found;
 		relation_close(rel, AccessShareLock);
 	}
 	systable_endscan(scan);

@@ -15,7 +15,7 @@ typedef enum KsTopicLookup
 
 /*
  * The type that foreign tables of a server give to a field (its name in UTF-8) of a topic's messages in this format.
- * Only tables count whose owner is a superuser, or a role whose rights "role" has: a type may come with code.  In a
+ * Only tables count whose owner is a superuser, "role", or one that it is a member of: a type may come with code.  In a
  * transaction.
  */
 extern KsTopicLookup ks_topic_lookup(const char *server, Oid role, const char *topic, const char *format,
