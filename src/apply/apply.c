@@ -96,7 +96,8 @@ ks_apply_create(const KsSubscription *subscription, const KsApplyTarget *targets
 	if (a->parser_ops == NULL)
 		elog(ERROR, "no parser of format %s", subscription->format);
 	for (int i = 0; i < ntargets; i++)
-		a->dedupes = a->dedupes || strcmp(targets[i].target->mode, "upsert") != 0;
+		a->dedupes = a->dedupes || strcmp(targets[i].target->mode, "upsert") != 0 ||
+			strcmp(subscription->options->text_value[KS_OPT_CONFLICT], "keep") == 0;
 	a->dedupes = a->dedupes && strcmp(subscription->options->text_value[KS_OPT_DEDUPE], "on") == 0;
 	a->writers = palloc(sizeof(KsWriter *) * ntargets);
 	a->active = palloc(sizeof(KsWriter *) * ntargets);

@@ -37,7 +37,7 @@ typedef struct KsApply
 	int			nopen;			/* active writers whose sinks are open */
 	char		trouble[256];	/* why a target's other side cannot be reached, "" = it can */
 	int			outages;		/* attempts in a row that met it */
-	bool		dedupes;		/* some target appends or merges, so that repeats must be left out */
+	bool		dedupes;		/* some target appends or merges, or keeps what is there, so that repeats must be left out */
 	bool		placed;			/* the position of the message that failed could be read: run.duplicate is known */
 	uint64		dropped;		/* late events, by transactions that committed, since the worker started */
 	uint64		skipping;		/* truncates left out by the transaction under way */

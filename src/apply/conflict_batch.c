@@ -98,6 +98,10 @@ ks_conflict_open(KsBatch *b)
 		if (!ks_guard_is_set(t->rel))
 			unsuitable(b, "the triggers that order what is written here are missing or disabled",
 					   "Set the option to apply and then to newer again with kafka.alter_subscription.");
+		trigger = ks_trigger_after_guard(t->rel);
+		if (trigger)
+			unsuitable(b, psprintf("trigger \"%s\" fires after the one that orders what is written here", trigger),
+					   "Rename it: triggers fire in the order of their names, and that one is called " KS_GUARD_TRIGGER ".");
 		if (attnum <= 0 || !t->columns[attnum - 1].writable)
 			unsuitable(b, psprintf("it has no column \"%s\" that can be written", c->column),
 					   "Set the option anew with kafka.alter_subscription.");
@@ -128,6 +132,9 @@ ks_conflict_wants(KsBatch *b)
 {
 	const KsParsed *parsed = b->parsed;
 
+	/* a new row would come again though it was deleted here meanwhile */
+	if (b->conflict->kind == KS_CONFLICT_KEEP && b->run->duplicate)
+		return false;
 	if (parsed->op == 't')
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

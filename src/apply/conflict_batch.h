@@ -52,7 +52,7 @@ extern KsConflictBatch *ks_conflict_create(const KsSubscription *subscription, c
 /* Looks at the target, which has just been opened.  ERROR: it does not suit any more. */
 extern void ks_conflict_open(KsBatch *b);
 extern bool ks_conflict_event_by_event(const KsConflictBatch *c);
-/* Is b->message to be read?  ERROR: it cannot be put in order. */
+/* Is b->message to be read?  Not a repeat, with keep.  ERROR: it cannot be put in order. */
 extern bool ks_conflict_wants(KsBatch *b);
 /*
  * Gives a row, found or made for the key of b->message, its place.  False: the batch has something for the row that comes

@@ -221,40 +221,55 @@ write_newer(Decider *d, int i)
 	}
 }
 
-/* newer: remembers the delete of a key that had no row. */
+/* newer: locks a key that has no row, or had none before us.  ERROR if that takes long. */
 static void
-write_absent(Decider *d, const KsBatchRow *row)
+lock_absent_key(Decider *d, Datum key, bool exclusive)
 {
-	Oid			relid = d->b->target->relid;
-	Datum		key = ks_key_text(&d->c->key, row->values);
-
-	for (int tries = 0; !ks_absent_key_lock(relid, key, true, false); tries++)
+	for (int tries = 0; !ks_absent_key_lock(d->b->target->relid, key, exclusive, false); tries++)
 	{
 		if (tries == LOCK_TRIES)
 			ereport(ERROR,
 					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					 errmsg("a delete waits for a transaction that has inserted into table %s", d->b->target->qualified)));
+					 exclusive ?
+					 errmsg("a delete waits for a transaction that has inserted into table %s", d->b->target->qualified) :
+					 errmsg("a new row waits for a transaction that has deleted from table %s", d->b->target->qualified)));
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 1, ks_wait_event("KafkaApplyRetry"));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
+}
+
+/* newer: remembers the delete of a key that had no row. */
+static void
+write_absent(Decider *d, const KsBatchRow *row)
+{
+	Datum		key = ks_key_text(&d->c->key, row->values);
+
+	lock_absent_key(d, key, true);
 	if (!write_found(d, row) && beats_delete(d, row, key))
 		remember(d, row, key);
 }
 
-/* newer: has a row that was inserted been deleted by somebody between our looking and our writing? */
+/*
+ * newer: has a row that was inserted been deleted by somebody between our looking and our writing?  Another worker that
+ * remembers its delete has not met our row if he has the key's lock already, and is waited for; who gets it now meets it.
+ * So it need not be held on to.
+ */
 static void
 look_again(Decider *d)
 {
 	for (int i = 0; i < d->ninserted; i++)
 	{
 		const KsBatchRow *row = &d->b->rows[d->inserted[i]];
+		Datum		key = ks_key_text(&d->c->key, row->values);
 
 		d->b->run->current = row->message;
-		if (!beats_delete(d, row, ks_key_text(&d->c->key, row->values)))
+		lock_absent_key(d, key, false);
+		if (!beats_delete(d, row, key))
 			ereport(ERROR,
 					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 					 errmsg("a row was deleted while it was being inserted")));
+		ks_absent_key_unlock(d->b->target->relid, key);
 	}
 }
 

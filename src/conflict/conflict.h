@@ -50,6 +50,8 @@ extern bool ks_guard_is_set(Relation rel);
  * replication role; NULL if there is none.
  */
 extern const char *ks_interfering_trigger(Relation rel, bool replica);
+/* The name of a trigger that might change rows after the guard has put them in order; NULL if there is none. */
+extern const char *ks_trigger_after_guard(Relation rel);
 
 /* How values of the column of "newer" are compared, and what is the next one. */
 typedef struct KsOrdering
@@ -109,5 +111,7 @@ extern int	ks_deleted_rows_clean(Oid target, int64 age, int limit);
  * exclusively: so one of the two sees the other.  False: "wait" is not set, and somebody is in the way.
  */
 extern bool ks_absent_key_lock(Oid target, Datum key, bool exclusive, bool wait);
+/* Gives back a shared one. */
+extern void ks_absent_key_unlock(Oid target, Datum key);
 
 #endif							/* KS_CONFLICT_H */

@@ -145,14 +145,32 @@ ks_deleted_rows_clean(Oid target, int64 age, int limit)
 									"ORDER BY deleted_at LIMIT $3 FOR UPDATE SKIP LOCKED))", 3, types, values, NULL);
 }
 
-/* See conflict.h. */
-bool
-ks_absent_key_lock(Oid target, Datum key, bool exclusive, bool wait)
+/* The lock that a key without a row has. */
+static LOCKTAG
+absent_key_tag(Oid target, Datum key)
 {
 	struct varlena *bytes = PG_DETOAST_DATUM(key);
 	uint32		hash = hash_bytes((unsigned char *) VARDATA(bytes), VARSIZE(bytes) - VARHDRSZ);
 	LOCKTAG		tag;
 
 	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, table_relid(), target, hash % LOCK_BUCKETS);
+	return tag;
+}
+
+/* See conflict.h. */
+bool
+ks_absent_key_lock(Oid target, Datum key, bool exclusive, bool wait)
+{
+	LOCKTAG		tag = absent_key_tag(target, key);
+
 	return LockAcquire(&tag, exclusive ? ExclusiveLock : ShareLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/* See conflict.h. */
+void
+ks_absent_key_unlock(Oid target, Datum key)
+{
+	LOCKTAG		tag = absent_key_tag(target, key);
+
+	(void) LockRelease(&tag, ShareLock, false);
 }

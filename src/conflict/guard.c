@@ -88,6 +88,22 @@ ks_interfering_trigger(Relation rel, bool replica)
 	return NULL;
 }
 
+/* See conflict.h. */
+const char *
+ks_trigger_after_guard(Relation rel)
+{
+	for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
+	{
+		const Trigger *t = &rel->trigdesc->triggers[i];
+
+		/* triggers fire in the order of their names, as bytes */
+		if (TRIGGER_FOR_ROW(t->tgtype) && TRIGGER_FOR_BEFORE(t->tgtype) && t->tgenabled != TRIGGER_DISABLED &&
+			strcmp(t->tgname, KS_GUARD_TRIGGER) > 0)
+			return t->tgname;
+	}
+	return NULL;
+}
+
 /* Finds out about the table, once per statement. */
 static Guard *
 guard_of(FunctionCallInfo fcinfo, TriggerData *data)

@@ -109,6 +109,11 @@ ks_conflict_check_target(const KsOptions *options, Oid relid, const char *mode, 
 		KsOrdering	ordering;
 		KsKeyText	texts;
 
+		trigger = ks_trigger_after_guard(rel);
+		if (trigger)
+			unsuitable(options, psprintf("trigger \"%s\" of target \"%s\" fires after the one that orders what is written here",
+										 trigger, RelationGetRelationName(rel)),
+					   "Rename it: triggers fire in the order of their names, and that one is called " KS_GUARD_TRIGGER ".");
 		if (attnum <= 0)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),

@@ -390,8 +390,15 @@ def test_refused(db, kafka):
     refused("trigger \"touch\" of target \"t\" might change rows on their way into it", create, newer)
     assert db.q("TABLE kafka.subscription") == []
 
-    # an ordinary trigger does not fire in role replica
-    create('{"conflict": "newer:updated_at", "session_replication_role": "replica"}')
+    # an ordinary trigger does not fire in role replica, but what it does here must be put in order
+    replica = '{"conflict": "newer:updated_at", "session_replication_role": "replica"}'
+    db.q("ALTER TRIGGER touch ON t RENAME TO zz_touch")
+    refused("trigger \"zz_touch\" of target \"t\" fires after the one that orders", create, replica)
+    db.q("ALTER TRIGGER zz_touch ON t RENAME TO touch")
+    create(replica)
+    db.q("ALTER TRIGGER touch ON t RENAME TO zz_touch")
+    wait_until(lambda: "\"zz_touch\" fires after" in (db.state("subscription", "s")["last_error"] or ""))
+    db.q("ALTER TRIGGER zz_touch ON t RENAME TO touch")
     refused("might change rows", db.q, "SELECT kafka.alter_subscription('s', '{\"session_replication_role\": \"origin\"}')")
     refused("cannot be read again from the log", db.q, "SELECT kafka.rebuild_subscription('s')")
     db.q("CREATE TABLE u (id int PRIMARY KEY, updated_at timestamptz)")
@@ -468,3 +475,45 @@ def test_rights_and_dump(make_db, kafka):
         for database in (db, copy):
             database.q(f"DROP OWNED BY {role}")
         db.q(f"DROP ROLE {role}")
+
+
+def event(op, row, name, before=None):
+    return {"op": op, "before": before, "after": row, "source": {"connector": "postgresql", "name": name, "ts_us": 1}}
+
+
+def test_repeats_with_keep(db, kafka):
+    """What a publisher writes again is no new row of a key that was deleted here meanwhile."""
+    topic = kafka.create_topic()
+    db.q("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    db.q("SELECT kafka.create_subscription('s', 'kafka', %s, 't', options => '{\"conflict\": \"keep\", \"full_before\": true}')", [topic])
+    for round in range(2):
+        for i in (1, 2):
+            kafka.produce(topic, event("c", {"id": i, "v": "a"}, "a"), {"id": i}, headers=[("pg_kafka_sync.pos", f"a1/1/{i}")])
+        db.wait_for_subscription("s")
+        assert db.q("SELECT id FROM t ORDER BY id") == [(1,), (2,)][round:]
+        db.q("DELETE FROM t WHERE id = 1")
+
+
+def test_two_subscriptions(db, kafka):
+    """The delete of a key without a row, and a new row of the key that comes from elsewhere at the same time."""
+    topics = [kafka.create_topic(), kafka.create_topic()]
+    db.q("""CREATE TABLE t (id int PRIMARY KEY, v text, n int);
+            CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END';
+            CREATE TRIGGER hold AFTER INSERT ON t FOR EACH ROW WHEN (NEW.v = 'hold') EXECUTE FUNCTION hold()""")
+    for i, topic in enumerate(topics):
+        db.q("SELECT kafka.create_subscription(%s, 'kafka', %s, 't', options => '{\"conflict\": \"newer:n\"}')", f"s{i}", [topic])
+    with db.connect() as holder:
+        holder.execute("SELECT pg_advisory_lock(1)")
+        # one transaction: the delete is remembered, and then it waits
+        db.q("SELECT kafka.pause_subscription('s0')")
+        kafka.produce(topics[0], event("d", None, "b"), {"id": 1}, headers=[("pg_kafka_sync.deleted", "=5")])
+        kafka.produce(topics[0], event("c", {"id": 9, "v": "hold", "n": 1}, "b"), {"id": 9})
+        db.q("SELECT kafka.resume_subscription('s0')")
+        db.wait("SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        kafka.produce(topics[1], event("c", {"id": 1, "v": "older than the delete", "n": 4}, "c"), {"id": 1})
+        kafka.produce(topics[1], event("c", {"id": 2, "v": "apart", "n": 4}, "c"), {"id": 2})
+        assert db.value("SELECT kafka.wait_for_subscription('s1', timeout => '1 s')") is False
+    for i in range(2):
+        db.wait_for_subscription(f"s{i}")
+    assert db.q("SELECT id FROM t ORDER BY id") == [(2,), (9,)]
+    assert db.q("SELECT key, stamp FROM kafka.deleted_row") == [(["1"], "5")]
