@@ -3,8 +3,6 @@
  *
  * An attempt that fails is rolled back whole and made again with fewer messages, until those before the one at fault are
  * committed and it stands alone.  Nothing is lost by that: messages stay in memory until their transaction committed.
- * Rows are read and written as their table's owner, in a security-restricted operation.  Nothing of it may be left to the
- * end of the transaction, which is ours again: deferrable constraints are checked with the batch.
  */
 #include "postgres.h"
 
@@ -15,14 +13,10 @@
 #include "apply/format_options.h"
 #include "apply/sink.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "compat/executor_compat.h"
 #include "control/definitions.h"
 #include "control/worker.h"
 #include "control/xact.h"
-#include "event/message.h"
-#include "kafka/properties.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "replication/origin.h"
@@ -131,316 +125,11 @@ ks_apply_limit(const KsApply *a, int wanted)
 	return wanted;
 }
 
-/* Becomes the owner of a writer's table, for code of users that may run meanwhile. */
-static void
-become_owner(const KsWriter *w, int context)
-{
-	SetUserIdAndSecContext(w->table->owner, context | SECURITY_RESTRICTED_OPERATION);
-}
-
-/* Raises a parser's cause, if there is one. */
-static void
-check_parsed(const char *cause)
-{
-	if (cause)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-				 errmsg("%s", cause)));
-}
-
-/*
- * Parses messages, and hands each row of each to all writers that are active.  state: some target that these messages go
- * to, or went to before, holds the latest state of a key.
- */
-static void
-read_messages(KsApply *a, const KsMessage *messages, int count, bool state, int context)
-{
-	uint32		rows = 0;
-
-	for (int i = 0; i < count; i++)
-	{
-		a->run.current = i;
-		a->run.stage = "parse";
-		a->parsed.op = '\0';
-		a->placed = false;
-		a->run.duplicate = a->dedupes && !a->run.retrying && a->positions.repeated(a->positions.arg, a->run.from + i);
-		a->placed = a->dedupes && !a->run.retrying;
-		a->parser_ops->reset(a->parser);
-		check_parsed(a->parser_ops->parse(a->parser, &messages[i], &a->parsed));
-		if (a->parsed.ignore || a->parsed.op == 'm')
-			continue;
-		/* the place of a truncate among the rows of its own partition is known, that among those of others is not */
-		if (a->parsed.op == 't' && a->run.partitions > 1)
-		{
-			a->skipping++;
-			continue;
-		}
-		for (;;)
-		{
-			a->run.stage = "convert";
-			a->run.row++;
-			for (int w = 0; w < a->nactive; w++)
-			{
-				a->at = a->active[w];
-				if (a->nactive > 1)
-					become_owner(a->active[w], context);
-				a->active[w]->ops->add(a->active[w], &messages[i], &a->parsed);
-				if (a->nactive > 1 && a->active[w]->table->runs_code)
-					ks_run_settle(&a->run);
-			}
-			a->at = NULL;
-			if ((++rows & 1023) == 0)
-				CHECK_FOR_INTERRUPTS();
-			if (!a->parsed.more)
-				break;
-			a->run.stage = "parse";
-			check_parsed(a->parser_ops->next(a->parser, &a->parsed));
-		}
-		if (state)
-			ks_dead_letters_overtake(&messages[i], &a->parsed);
-	}
-	a->run.current = -1;
-}
-
-/* Opens the active writers' tables and sinks in the current transaction. */
-static void
-open_writers(KsApply *a)
-{
-	a->opening = true;
-	for (int i = 0; i < a->nactive; i++)
-	{
-		KsTargetTable *t = a->active[i]->table;
-
-		a->at = a->active[i];
-		a->active[i]->ops->open(a->active[i]);
-		if (t->sink->open)
-			t->sink->open(t, &a->run);
-	}
-	a->nopen = a->nactive;
-	a->at = NULL;
-	a->opening = false;
-}
-
-/*
- * Leaves out the writers whose other side has the first message already, since it committed and we did not; sets a->count,
- * for how many messages, from the first on, the same holds.
- */
-static void
-leave_out(KsApply *a)
-{
-	int			n = 0;
-
-	for (int w = 0; w < a->nactive; w++)
-	{
-		KsWriter   *writer = a->active[w];
-		KsTargetTable *t = writer->table;
-		bool		has = ks_sink_has(t, &a->run, 0);
-		int			same = 1;
-
-		while (t->progress && same < a->count && ks_sink_has(t, &a->run, same) == has)
-			same++;
-		if (t->progress)
-			a->count = same;
-		if (has)
-		{
-			writer->ops->close(writer);
-			writer->ops->abandon(writer);
-		}
-		else
-			a->active[n++] = writer;
-	}
-	a->nactive = a->nopen = n;
-	a->run.nmessages = a->count;
-}
-
 /* See apply_internal.h. */
-void
-ks_apply_write(KsApply *a, const KsMessage *messages, int count)
-{
-	static ConstraintsSetStmt all_immediate = {.type = T_ConstraintsSetStmt};
-	Oid			save_user;
-	int			save_context;
-	bool		state = false;
-
-	if (a->run.evolution)
-		ks_evolution_begin(a->run.evolution);
-	a->count = a->run.nmessages = count;
-	a->run.messages = messages;
-	open_writers(a);
-	for (int i = 0; i < a->nactive; i++)
-		state = state || ks_target_holds_state(a->active[i]->table->target);
-	leave_out(a);
-	count = a->count;
-	AfterTriggerSetState(&all_immediate);
-	GetUserIdAndSecContext(&save_user, &save_context);
-	if (a->nactive > 0)
-		become_owner(a->active[0], save_context);
-	a->run.nest_level = NewGUCNestLevel();
-
-	for (int i = 0; i < a->nactive; i++)
-		a->active[i]->ops->begin(a->active[i], count);
-	read_messages(a, messages, count, state, save_context);
-	ks_run_settle(&a->run);
-	ks_dead_letters_mark(a->subscription);
-	for (int i = 0; i < a->nactive; i++)
-	{
-		become_owner(a->active[i], save_context);
-		a->run.stage = a->active[i]->table->target->query ? "query" : "apply";
-		a->at = a->active[i];
-		a->active[i]->ops->write(a->active[i]);
-		ks_run_settle(&a->run);
-		a->at = NULL;
-		a->run.current = -1;
-	}
-
-	AtEOXact_GUC(false, a->run.nest_level);
-	SetUserIdAndSecContext(save_user, save_context);
-	for (int i = 0; i < a->nactive; i++)
-		a->active[i]->ops->close(a->active[i]);
-}
-
-/* See apply_internal.h. */
-void
-ks_apply_commit_sinks(KsApply *a)
-{
-	a->run.current = -1;
-	for (int i = 0; i < a->nopen; i++)
-	{
-		KsTargetTable *t = a->active[i]->table;
-
-		a->at = a->active[i];
-		if (t->sink->commit)
-			t->sink->commit(t, &a->run);
-	}
-	a->at = NULL;
-}
-
-/* See apply_internal.h. */
-void
-ks_apply_abandon(KsApply *a)
-{
-	for (int i = 0; i < a->nwriters; i++)
-		a->writers[i]->ops->abandon(a->writers[i]);
-	a->nopen = 0;
-}
-
-/* Notes that the other side of a foreign target cannot be reached. */
-static void
-note_trouble(KsApply *a, const ErrorData *e)
-{
-	char	   *text = e->detail ? psprintf("%s: %s", e->message, e->detail) : e->message;
-
-	strlcpy(a->trouble, text, sizeof(a->trouble));
-	a->outages++;
-	ks_worker_note_error(text);
-}
-
-/* Nothing is in the way any more. */
-static void
-clear_trouble(KsApply *a)
-{
-	a->trouble[0] = '\0';
-	a->outages = 0;
-}
-
-/* See apply.h. */
-void
-ks_apply_probe(KsApply *a)
-{
-	ErrorData  *volatile error = NULL;
-	MemoryContext old = CurrentMemoryContext;
-
-	a->nactive = 0;
-	for (int i = 0; i < a->nwriters; i++)
-		if (a->writers[i]->table->sink->open)
-			a->active[a->nactive++] = a->writers[i];
-	if (a->nactive == 0)
-		return;
-	a->run.unreachable = false;
-	a->run.messages = NULL;
-	a->run.nmessages = 0;
-	MemoryContextReset(a->context);
-	PG_TRY();
-	{
-		ks_apply_begin();
-		open_writers(a);
-		AbortCurrentTransaction();
-	}
-	PG_CATCH();
-	{
-		HOLD_INTERRUPTS();
-		MemoryContextSwitchTo(a->context);
-		error = CopyErrorData();
-		FlushErrorState();
-		AbortOutOfAnyTransaction();
-		RESUME_INTERRUPTS();
-	}
-	PG_END_TRY();
-	ks_apply_abandon(a);
-	MemoryContextSwitchTo(old);
-	if (error == NULL)
-		clear_trouble(a);
-	else if (a->run.unreachable)
-		note_trouble(a, error);
-	else
-		ks_rethrow(error);
-}
-
-/*
- * Is the definition that this worker goes by still in force?  What somebody says of targets and of bad messages holds
- * from his commit on, and a worker is told to end only some time after that.  In a transaction; ks_subscription_lock makes
- * the answer last.
- */
-static bool
-definition_holds(const KsSubscription *s)
+bool
+ks_apply_definition_holds(const KsSubscription *s)
 {
 	return ks_subscription_version(s->id) == s->version;
-}
-
-/*
- * The targets that the message which just failed has not got, into relids (if not NULL); returns their number.  Those that
- * take events one by one are not given a repeat: they got it when it came first, or have a letter of then.
- */
-static int
-letter_targets(const KsApply *a, Oid *relids)
-{
-	int			n = 0;
-
-	for (int i = 0; i < a->nwriters; i++)
-	{
-		const KsTarget *t = a->writers[i]->table->target;
-
-		if (a->run.duplicate && !ks_target_holds_state(t))
-			continue;
-		if (ks_sink_has(a->writers[i]->table, &a->run, 0))
-			continue;
-		if (relids)
-			relids[n] = t->relid;
-		n++;
-	}
-	return n;
-}
-
-/* Sets the message that just failed aside in the current transaction, where it is not in a topic already. */
-static void
-add_letter(KsApply *a, const KsMessage *m, const ErrorData *e)
-{
-	Oid		   *relids = palloc(sizeof(Oid) * Max(a->nwriters, 1));
-	KsLetterTargets targets = {a->target, letter_targets(a, relids), relids, a->run.rebuilding};
-	bool		parsed = strcmp(a->run.stage, "parse") != 0;
-	/* the row it refers to may come with the rest of what is at hand: one more attempt after that */
-	bool		retry = e->sqlerrcode == ERRCODE_FOREIGN_KEY_VIOLATION;
-
-	if (a->subscription->options->text_value[KS_OPT_DLQ_TOPIC] || targets.count == 0)
-		return;
-	/* what the other side remembers is the last message it has: the letter of one before it must not be lost */
-	for (int i = 0; i < a->nwriters; i++)
-		if (a->writers[i]->table->progress)
-			ForceSyncCommit();
-	ks_dead_letter_add(a->subscription, m, parsed ? a->parsed.op : '\0', &targets, a->run.stage, e->sqlerrcode,
-					   ks_error_cause(a, e), e->detail, retry);
-	if (retry)
-		ks_retry_at_commit(a->subscription->id);
 }
 
 /*
@@ -480,12 +169,12 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, co
 		ks_apply_begin();
 		ks_subscription_lock(a->subscription->id, false);
 		/* once a change of the definition has committed, nothing is applied by the former one */
-		ours = definition_holds(a->subscription);
+		ours = ks_apply_definition_holds(a->subscription);
 		if (ours && letter)
 		{
 			/* what comes again of a message that was set aside is a repeat, too; its header was read before */
 			a->run.duplicate = a->placed && a->positions.repeated(a->positions.arg, from);
-			add_letter(a, messages + from, letter);
+			ks_letter_add(a, messages + from, letter);
 		}
 		else if (ours && count > 0 && a->nwriters > 0)
 			ks_apply_write(a, messages + from, count);
@@ -618,81 +307,6 @@ may_wait(KsApply *a, int left)
 	return !TimestampDifferenceExceeds(a->waiting_since, now, a->subscription->options->int_value[KS_OPT_FK_WAIT]);
 }
 
-/* The words of Kafka Connect for a stage. */
-static const char *
-connect_stage(const char *stage)
-{
-	if (strcmp(stage, "parse") == 0 || strcmp(stage, "convert") == 0)
-		return "VALUE_CONVERTER";
-	return strcmp(stage, "query") == 0 ? "TRANSFORMATION" : "TASK_PUT";
-}
-
-/* A header for a text in UTF-8. */
-static KsHeader
-text_header(const char *name, const char *text)
-{
-	KsHeader	header;
-
-	header.name = name;
-	header.value = pg_server_to_any(text, strlen(text), PG_UTF8);
-	header.size = strlen(header.value);
-	return header;
-}
-
-/*
- * Sends a message to the topic for dead letters.  Returns an error, or NULL when it is acknowledged.  Outside of a
- * transaction: none is held open while Kafka is waited for.  *moved: the definition has changed, nothing was sent.
- */
-static ErrorData *
-send_aside(KsApply *a, const KsMessage *m, const char *topic, const ErrorData *e, bool *moved)
-{
-	const KsSubscription *s = a->subscription;
-	ErrorData  *volatile error = NULL;
-	MemoryContext old = MemoryContextSwitchTo(a->context);
-
-	PG_TRY();
-	{
-		KsHeader	headers[9];
-		int			n = 0;
-		KsServer   *server;
-
-		StartTransactionCommand();
-		MemoryContextSwitchTo(a->context);
-		PushActiveSnapshot(GetTransactionSnapshot());
-		server = ks_server_open(NameStr(s->server), s->owner);
-		*moved = !definition_holds(s);
-		PopActiveSnapshot();
-		CommitTransactionCommand();
-		MemoryContextSwitchTo(a->context);
-		if (s->options->bool_value[KS_OPT_DLQ_HEADERS])
-		{
-			headers[n++] = text_header("__connect.errors.topic", m->topic);
-			headers[n++] = text_header("__connect.errors.partition", psprintf("%d", m->partition));
-			headers[n++] = text_header("__connect.errors.offset", psprintf(INT64_FORMAT, m->offset));
-			headers[n++] = text_header("__connect.errors.connector.name", NameStr(s->name));
-			headers[n++] = text_header("__connect.errors.task.id", "0");
-			headers[n++] = text_header("__connect.errors.stage", connect_stage(a->run.stage));
-			headers[n++] = text_header("__connect.errors.class.name", "pg_kafka_sync");
-			headers[n++] = text_header("__connect.errors.exception.class.name", unpack_sql_state(e->sqlerrcode));
-			headers[n++] = text_header("__connect.errors.exception.message", ks_dead_letter_text(ks_error_cause(a, e)));
-		}
-		if (!*moved)
-			ks_message_send(server, s->owner, topic, m, headers, n);
-	}
-	PG_CATCH();
-	{
-		HOLD_INTERRUPTS();
-		MemoryContextSwitchTo(a->context);
-		error = CopyErrorData();
-		FlushErrorState();
-		AbortOutOfAnyTransaction();
-		RESUME_INTERRUPTS();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(old);
-	return error;
-}
-
 /*
  * Sets the message at "from" aside, for the error e, and moves past it.  WAIT: Kafka, or something else that a topic for
  * dead letters needs, is not there now.
@@ -705,9 +319,9 @@ set_aside(KsApply *a, const KsMessage *messages, int from, bool all, const Error
 	ErrorData  *failure;
 	bool		moved = false;
 
-	if (topic && !a->sent && letter_targets(a, NULL) > 0)
+	if (topic && !a->sent && ks_letter_targets(a, NULL) > 0)
 	{
-		ErrorData  *error = send_aside(a, m, topic, e, &moved);
+		ErrorData  *error = ks_letter_send(a, m, topic, e, &moved);
 
 		if (moved)
 			return KS_APPLY_MOVED;
@@ -731,7 +345,7 @@ set_aside(KsApply *a, const KsMessage *messages, int from, bool all, const Error
 		return KS_APPLY_WAIT;
 	if (failure)
 		ks_rethrow(failure);
-	if (letter_targets(a, NULL) == 0)
+	if (ks_letter_targets(a, NULL) == 0)
 		return KS_APPLY_DONE;
 	ereport(LOG,
 			(errcode(e->sqlerrcode),
@@ -759,7 +373,7 @@ after_failure(KsApply *a, const KsMessage *m, int count, int left, ErrorData *e)
 
 	if (a->run.unreachable)
 	{
-		note_trouble(a, e);
+		ks_apply_note_trouble(a, e);
 		return APPLY_LATER;
 	}
 	if (ks_is_transient(e))
@@ -856,7 +470,7 @@ ks_apply(KsApply *a, const KsMessage *messages, int count, int *done)
 		if (error == NULL)
 		{
 			if (n > 0)
-				clear_trouble(a);
+				ks_apply_clear_trouble(a);
 			a->skipped_truncates += a->skipping;
 			a->dropped += a->run.dropped;
 			if (a->run.evolution)

@@ -1,5 +1,5 @@
 /*
- * apply_internal.h: what apply.c and retry.c share.
+ * apply_internal.h: what apply.c, apply_write.c, set_aside.c and retry.c share.
  */
 #ifndef KS_APPLY_INTERNAL_H
 #define KS_APPLY_INTERNAL_H
@@ -31,5 +31,28 @@ extern bool ks_is_general(const ErrorData *e);
 extern char *ks_error_cause(const KsApply *a, const ErrorData *e);
 /* Raises an error again. */
 extern void ks_rethrow(ErrorData *e);
+
+/* Notes that the other side of a foreign target cannot be reached. */
+extern void ks_apply_note_trouble(KsApply *a, const ErrorData *e);
+/* Nothing is in the way any more. */
+extern void ks_apply_clear_trouble(KsApply *a);
+/*
+ * The targets that the message which just failed has not got, into relids (if not NULL); returns their number.  Those that
+ * take events one by one are not given a repeat: they got it when it came first, or have a letter of then.
+ */
+extern int	ks_letter_targets(const KsApply *a, Oid *relids);
+/* Sets the message that just failed aside in the current transaction, where it is not in a topic already. */
+extern void ks_letter_add(KsApply *a, const KsMessage *m, const ErrorData *e);
+/*
+ * Sends a message to the topic for dead letters.  Returns an error, or NULL when it is acknowledged.  Outside of a
+ * transaction: none is held open while Kafka is waited for.  *moved: the definition has changed, nothing was sent.
+ */
+extern ErrorData *ks_letter_send(KsApply *a, const KsMessage *m, const char *topic, const ErrorData *e, bool *moved);
+/*
+ * Is the definition that this worker goes by still in force?  What somebody says of targets and of bad messages holds
+ * from his commit on, and a worker is told to end only some time after that.  In a transaction; ks_subscription_lock makes
+ * the answer last.
+ */
+extern bool ks_apply_definition_holds(const KsSubscription *s);
 
 #endif							/* KS_APPLY_INTERNAL_H */

@@ -1,6 +1,6 @@
 /*
  * writer.h: what one target of a subscription does with a run of messages, inside a transaction that apply.c begins
- * and ends.  One kind of writer per kind of target; apply.c knows none of them but by this table of functions.
+ * and ends.  One kind of writer per kind of target; apply_write.c knows none of them but by this table of functions.
  *
  * Calls come in this order: open, begin, add (for each message, in order), write, close.  An ERROR anywhere rolls the
  * transaction back, and "abandon" follows.  add and write are called as the table's owner, in a security-restricted
