@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "apply/local_sink.h"
 #include "apply/progress.h"
 #include "control/worker.h"
 #include "fdw/topic_encode.h"
@@ -397,6 +398,13 @@ keep(TopicSink *sink, const KsOutgoing *m, int number)
 	MemoryContextSwitchTo(old);
 }
 
+/* Makes the message that a row has gone. */
+static void
+make_tombstone(TopicDescription *d, const KsBatchRow *row, KsOutgoing *m)
+{
+	ks_topic_encode_tombstone(d->encoder, row->values, row->nulls, m);
+}
+
 /* Makes the message of a row. */
 static void
 make_message(KsBatch *b, TopicDescription *d, const KsBatchRow *row, KsOutgoing *m)
@@ -405,7 +413,7 @@ make_message(KsBatch *b, TopicDescription *d, const KsBatchRow *row, KsOutgoing 
 
 	if (!row->upsert)
 	{
-		ks_topic_encode_tombstone(d->encoder, row->values, row->nulls, m);
+		make_tombstone(d, row, m);
 		return;
 	}
 	for (int i = 0; i < t->natts; i++)
@@ -458,6 +466,14 @@ apply(KsBatch *b)
 		if (!rows[i]->upsert && !rows[i]->remove)
 			continue;
 		b->run->current = rows[i]->message;
+		/* readers leave what a message does not say as it is: of a row that went before it came again, it is not */
+		if (rows[i]->remove && rows[i]->upsert && !rows[i]->complete)
+		{
+			if (rows[i]->keeps)
+				ks_missing_value(b->target, rows[i]);
+			make_tombstone(d, rows[i], &m);
+			keep(sink, &m, rows[i]->message);
+		}
 		make_message(b, d, rows[i], &m);
 		keep(sink, &m, rows[i]->message);
 		if (sink->bytes > MAX_BYTES && b->run->nmessages > 1)
