@@ -8,6 +8,7 @@
 #include "apply/conflict_batch.h"
 #include "catalog/pg_class.h"
 #include "event/event.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -116,14 +117,14 @@ ks_conflict_open(KsBatch *b)
 	c->version = t->version;
 }
 
-/* Text of the header that tells what a delete is ordered by, NULL if there is none. */
+/* Text of the header that tells what a delete is ordered by, NULL if there is none.  ERROR if it is no text in UTF-8. */
 static char *
 delete_header(const KsMessage *message)
 {
 	size_t		size;
 	const char *value = message->find_header ? message->find_header(message, KS_HEADER_DELETED, &size) : NULL;
 
-	return value ? pnstrdup(value, size) : NULL;
+	return value ? pg_any_to_server(pnstrdup(value, size), size, PG_UTF8) : NULL;
 }
 
 /* See conflict_batch.h. */

@@ -36,10 +36,12 @@ ks_conflict_check(const char *format, const KsOptions *options)
 	char	   *column;
 	KsConflict	conflict = ks_conflict_parse(options->text_value[KS_OPT_CONFLICT], &column);
 
-	if (options->given[KS_OPT_TOMBSTONE_RETENTION] && conflict != KS_CONFLICT_NEWER)
+	if (conflict != KS_CONFLICT_NEWER &&
+		(options->given[KS_OPT_TOMBSTONE_RETENTION] || options->given[KS_OPT_SERVER_NAME]))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("option \"%s\" needs option \"conflict\" to be newer", "tombstone_retention")));
+				 errmsg("option \"%s\" needs option \"conflict\" to be newer",
+						options->given[KS_OPT_TOMBSTONE_RETENTION] ? "tombstone_retention" : "server_name")));
 	(void) ks_tombstone_retention(options);
 	if (conflict == KS_CONFLICT_APPLY)
 		return;

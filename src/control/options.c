@@ -112,7 +112,7 @@ static const KsOptionDef option_table[] = {
 	{KS_OPT_ON_GAP, "on_gap", KS_SUBSCRIPTION, KS_TYPE_ENUM, "error", 0, 0, "error | rebuild",
 	"Messages may have been lost before they were read: stop with an error, or rebuild all targets from what the log holds."},
 	{KS_OPT_DEDUPE, "dedupe", KS_SUBSCRIPTION, KS_TYPE_ENUM, "on", 0, 0, "on | off",
-		"Modes append and merge: leave out messages that a publisher wrote again after a crash, by their header "
+		"Modes append and merge, and conflict keep: leave out messages that a publisher wrote again after a crash, by their header "
 	"pg_kafka_sync.pos."},
 	{KS_OPT_DEDUPE_HEADER, "dedupe_header", KS_SUBSCRIPTION, KS_TYPE_TEXT, NULL, 0, 0, NULL,
 		"The header that tells repeats, for messages of other producers: a number that grows within a partition, or a "

@@ -189,6 +189,12 @@ create_subscription(FunctionCallInfo fcinfo, const char *schema)
 		parsed = ks_options_parse(KS_SUBSCRIPTION, format, options, GetUserId());
 		ks_create_target_check(parsed, format, topics, ntopics, GetUserId());
 	}
+	else if (parsed->given[KS_OPT_CREATE_TARGET_NAME] || parsed->given[KS_OPT_CREATE_TARGET_SCHEMA] ||
+			 parsed->given[KS_OPT_CREATE_TARGET_MODE] || parsed->given[KS_OPT_CREATE_TARGET_KEY])
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("options \"create_target.name\", \"create_target.schema\", \"create_target.mode\" and \"create_target.key\" need option \"create_target\""),
+				 errhint("Set it to true, or leave these out.")));
 	ks_format_check_hook(format, parsed);
 	if (parsed->text_value[KS_OPT_PARTITIONS])
 		(void) ks_partition_selected(parsed->text_value[KS_OPT_PARTITIONS], 0);

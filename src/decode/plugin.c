@@ -15,6 +15,7 @@
 #include "decode/plugin_options.h"
 #include "decode/print_sink.h"
 #include "decode/relation_cache.h"
+#include "format/column.h"
 #include "replication/output_plugin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -212,7 +213,7 @@ note_delete(KsPlugin *plugin, Relation relation, HeapTuple tuple)
 	plugin->stamped = DatumGetObjectId(target);
 	resetStringInfo(&plugin->stamp);
 	if (!isnull)
-		appendStringInfo(&plugin->stamp, "=%s", TextDatumGetCString(stamp));
+		appendStringInfo(&plugin->stamp, "=%s", ks_utf8_name(TextDatumGetCString(stamp)));
 }
 
 static void

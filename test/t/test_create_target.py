@@ -163,6 +163,7 @@ BAD_REQUESTS = {
     "metadata": (dict(options={"metadata_columns": {"o": "offset"}}), "metadata_columns"), "mode": (dict(mode="merge"), "create_target.mode|merge"),
     "name": (dict(options={"create_target.name": "a.b.c"}), "create_target.name"), "schema": (dict(options={"create_target.name": "nosuch.b"}), "does not exist"),
     "ours": (dict(options={"create_target.name": "kafka.b"}), 'in schema "kafka"'), "exists": (dict(options={"create_target.name": "there"}), "exists already"),
+    "alone": (dict(options={"create_target": False, "create_target.name": "a"}), "need option \"create_target\""),
     "target": (dict(target="there"), "argument target"), "append": (dict(mode="append", key=["id"]), "key"),
 }
 

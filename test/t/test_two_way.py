@@ -362,6 +362,7 @@ REFUSED = [
     ('{"conflict": "newer:updated_at", "on_gap": "rebuild"}', "debezium", "option \"on_gap\" is rebuild"),
     ('{"conflict": "newer:updated_at", "tombstone_retention": "-1 day"}', "debezium", "invalid value for option \"tombstone_retention\": -1 day"),
     ('{"tombstone_retention": "1 day"}', "debezium", "option \"tombstone_retention\" needs option \"conflict\" to be newer"),
+    ('{"conflict": "apply", "server_name": "x"}', "debezium", "option \"server_name\" needs option \"conflict\" to be newer"),
 ]
 
 
@@ -430,6 +431,9 @@ def test_messages_that_cannot_be_ordered(db, kafka):
         wait_until(lambda: cause in (db.state("subscription", "s")["last_error"] or ""), what=cause)
         db.q("SELECT kafka.seek_subscription('s', %s)", '{"%s": {"0": %d}}' % (topic, offset + 1))
         db.wait_for_subscription("s")
+    _, offset = kafka.produce(topic, event("d", None), {"id": 1}, headers=[("pg_kafka_sync.deleted", b"=\xff")])
+    wait_until(lambda: "invalid byte sequence" in (db.state("subscription", "s")["last_error"] or ""))
+    db.q("SELECT kafka.seek_subscription('s', %s)", '{"%s": {"0": %d}}' % (topic, offset + 1))
     assert db.q("TABLE t") == [(1, "a", 1)]
     # the tombstone that another publisher writes behind a delete is not one more
     kafka.produce(topic, None, {"id": 1})
