@@ -3,6 +3,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "apply/postgres_sink.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
@@ -62,6 +63,15 @@ describe_column(KsPostgresSink *s, int index, Oid type, const char *name)
 	fmgr_info_cxt(function, &c->send, s->context);
 }
 
+/* Are all values of a column, if they are texts, different ones here?  Not so in type citext, or a collation that says otherwise. */
+static bool
+tells_texts_apart(const KsTargetTable *t, int index)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(t->rel), index);
+
+	return att->atttypid < FirstNormalObjectId && (!OidIsValid(att->attcollation) || get_collation_isdeterministic(att->attcollation));
+}
+
 /* See postgres_sink.h. */
 void
 ks_postgres_look(KsPostgresSink *s)
@@ -87,9 +97,15 @@ ks_postgres_look(KsPostgresSink *s)
 
 	/* without typmods, a cast does not cut anything off */
 	result = ks_remote_execute(s->remote,
-							   "SELECT attname, atttypid, pg_catalog.format_type(atttypid, -1), attidentity "
-							   "FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass($1)::pg_catalog.oid "
-							   "AND attnum > 0 AND NOT attisdropped", 1, NULL, values, NULL, NULL);
+							   psprintf("SELECT a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, -1), a.attidentity, "
+										"t.typtype = 'b' AND t.typcategory = 'S' AND t.oid >= %u OR %s "
+										"FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
+										"WHERE a.attrelid = pg_catalog.to_regclass($1)::pg_catalog.oid "
+										"AND a.attnum > 0 AND NOT a.attisdropped", (Oid) FirstNormalObjectId,
+										PQserverVersion(s->remote->conn) < 120000 ? "false" :
+										"EXISTS (SELECT FROM pg_catalog.pg_collation c WHERE c.oid = a.attcollation "
+										"AND NOT c.collisdeterministic)"),
+							   1, NULL, values, NULL, NULL);
 	for (int row = 0; row < PQntuples(result); row++)
 		for (int i = 0; i < t->natts; i++)
 			if (s->names->columns[i].name && strcmp(s->names->columns[i].name, PQgetvalue(result, row, 0)) == 0)
@@ -97,6 +113,11 @@ ks_postgres_look(KsPostgresSink *s)
 				describe_column(s, i, (Oid) strtoul(PQgetvalue(result, row, 1), NULL, 10), PQgetvalue(result, row, 2));
 				s->names->columns[i].always_identity = PQgetvalue(result, row, 3)[0] == 'a';
 				s->names->has_identity = s->names->has_identity || s->names->columns[i].always_identity;
+				if (t->columns[i].key && PQgetvalue(result, row, 4)[0] == 't' && tells_texts_apart(t, i))
+					unfit(s, ERRCODE_DATATYPE_MISMATCH,
+						  psprintf("key column \"%s\" may have texts there that differ and are equal", s->names->columns[i].name),
+						  "Give the column there a type and a collation that tell all texts apart, such as text, or the foreign "
+						  "table's the same type.");
 			}
 	for (int i = 0; i < t->natts; i++)
 		if (t->columns[i].writable && s->columns[i].type == NULL)

@@ -453,6 +453,21 @@ def test_unfit_tables(db, far, kafka, topic):
     assert far.value("SELECT count(*) FROM t") == 6
 
 
+@pytest.mark.parametrize("column", ["citext", "text COLLATE loose"])
+def test_key_that_is_looser_there(db, far, kafka, topic, column):
+    """Two keys must not become one row because the other side takes them for the same."""
+    far.q("CREATE EXTENSION citext; CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+    far.q(f"CREATE TABLE t (id {column} PRIMARY KEY, v text)")
+    db.q("CREATE FOREIGN TABLE t (id text, v text) SERVER far OPTIONS (schema_name 'public')")
+    start(db, topic)
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "v": i}) for i in ("A", "a")])
+    assert "texts there that differ and are equal" in db.wait_state("subscription", "s", "error")["last_error"]
+    far.q("ALTER TABLE t ALTER id TYPE text COLLATE \"C\"")
+    db.q("SELECT kafka.resume_subscription('s')")
+    settle(db)
+    assert far.q('SELECT id, v FROM t ORDER BY id COLLATE "C"') == [("A", "A"), ("a", "a")]
+
+
 # ---- who may connect as whom
 
 SECRET = "pass-word-of-far"
