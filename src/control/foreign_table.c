@@ -14,17 +14,16 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
-/* What can be done with tables of a kind. */
+/* The modes of tables of a kind, beside upsert. */
 static const struct
 {
-	bool		writable;		/* we have a way of writing them */
 	bool		append;
 	bool		merge;
 }			kinds[] = {
-	[KS_TABLE_LOCAL] = {true, true, true},
-	[KS_TABLE_POSTGRES] = {true, true, true},
-	[KS_TABLE_KAFKA] = {true, true, false},
-	[KS_TABLE_GENERIC] = {true, false, false},
+	[KS_TABLE_LOCAL] = {true, true},
+	[KS_TABLE_POSTGRES] = {true, true},
+	[KS_TABLE_KAFKA] = {true, false},
+	[KS_TABLE_GENERIC] = {false, false},
 };
 
 /* The wrapper of a foreign table. */
@@ -170,12 +169,6 @@ ks_foreign_check(Relation rel, const char *mode, const KsOptions *options)
 	if (kind == KS_TABLE_LOCAL)
 		return;
 	wrapper = wrapper_of(relid)->fdwname;
-	if (!kinds[kind].writable)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("target \"%s\" is a foreign table", RelationGetRelationName(rel)),
-				 errdetail("Foreign tables of foreign-data wrapper \"%s\" cannot be targets in this version.", wrapper),
-				 errhint("A target is an ordinary or a partitioned table.")));
 	/* our own wrapper cannot delete rows, but writes tombstones */
 	if (kind != KS_TABLE_KAFKA && !is_updatable(rel, append))
 		ereport(ERROR,

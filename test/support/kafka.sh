@@ -28,8 +28,6 @@ running() {
   alive "$pid" && tr '\0' ' ' <"/proc/$pid/cmdline" | grep -F "$dir/server.properties" >/dev/null
 }
 
-gone() { ! alive "$1"; }
-
 configure() {
   local plain sasl controller property
   mkdir -p "$dir/data" "$dir/log" "$dir/tmp"
@@ -129,30 +127,17 @@ start() {
   fi
 }
 
-stop() { # with a signal, and then until the very process is gone
-  local pid; pid=$(pid)
-  if running; then
-    kill "-$1" "$pid" 2>/dev/null || true
-    kill -CONT "$pid" 2>/dev/null || true
-    if ! wait_for 30 gone "$pid"; then
-      kill -KILL "$pid" 2>/dev/null || true
-      wait_for 10 gone "$pid" || die "process $pid does not end"
-    fi
-  fi
-  rm -f "$dir/pid"
-}
-
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 tmp=-Djava.io.tmpdir=$dir/tmp # libraries that jars unpack end with the folder
 case $action in
   start) start "$@" ;;
-  stop) stop TERM ;;
-  kill) stop KILL ;;
-  restart) stop TERM; start "$@" ;;
+  stop) stop_server TERM ;;
+  kill) stop_server KILL ;;
+  restart) stop_server TERM; start "$@" ;;
   pause) running && kill -STOP "$(pid)" ;;
   resume) running && kill -CONT "$(pid)" ;;
-  destroy) stop KILL; rm -rf "$dir" ;;
+  destroy) stop_server KILL; rm -rf "$dir" ;;
   tool)
     . "$dir/env"
     class=$1; shift

@@ -84,3 +84,20 @@ wait_for() {
     sleep 0.1
   done
 }
+
+gone() { ! alive "$1"; }
+
+# stop_server SIGNAL: ends the server in $dir with a signal, and waits until the very process is gone. For scripts that have
+# "pid", its number, and "running".
+stop_server() {
+  local pid; pid=$(pid)
+  if running; then
+    kill "-$1" "$pid" 2>/dev/null || true
+    kill -CONT "$pid" 2>/dev/null || true
+    if ! wait_for 30 gone "$pid"; then
+      kill -KILL "$pid" 2>/dev/null || true
+      wait_for 10 gone "$pid" || die "process $pid does not end"
+    fi
+  fi
+  rm -f "$dir/pid"
+}

@@ -23,8 +23,6 @@ running() {
   alive "$pid" && tr '\0' ' ' <"/proc/$pid/cmdline" | grep -F "$dir/mariadb.cnf" >/dev/null
 }
 
-gone() { ! alive "$1"; }
-
 client() { mariadb --defaults-file="$dir/client.cnf" "$@"; }
 
 configure() {
@@ -92,29 +90,16 @@ start() {
   fi
 }
 
-stop() { # with a signal, and then until the very process is gone
-  local pid; pid=$(pid)
-  if running; then
-    kill "-$1" "$pid" 2>/dev/null || true
-    kill -CONT "$pid" 2>/dev/null || true
-    if ! wait_for 30 gone "$pid"; then
-      kill -KILL "$pid" 2>/dev/null || true
-      wait_for 10 gone "$pid" || die "process $pid does not end"
-    fi
-  fi
-  rm -f "$dir/pid"
-}
-
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 case $action in
   start) start "$@" ;;
-  stop) stop TERM ;;
-  kill) stop KILL ;;
-  restart) stop TERM; start "$@" ;;
+  stop) stop_server TERM ;;
+  kill) stop_server KILL ;;
+  restart) stop_server TERM; start "$@" ;;
   pause) running && kill -STOP "$(pid)" ;;
   resume) running && kill -CONT "$(pid)" ;;
   sql) client "$@" ;;
-  destroy) stop KILL; rm -rf "$dir" ;;
+  destroy) stop_server KILL; rm -rf "$dir" ;;
   *) die "unknown action $action" ;;
 esac

@@ -26,7 +26,6 @@ running() {
   local pid; pid=$(postmaster)
   alive "$pid" && [ "$(readlink "/proc/$pid/cwd")" = "$dir/data" ]
 }
-gone() { ! alive "$1"; }
 
 init() {
   local line port
