@@ -284,6 +284,10 @@ attempt_letter(KsApply *a, int64 id)
 				if (some_hold_state(a))
 					ks_dead_letters_overtaken_by(a->subscription, &message);
 				settle_letter(a, id);
+				/* the other side remembers the last letter only: none may come back after the next one was retried */
+				for (int i = 0; i < a->nwriters; i++)
+					if (a->writers[i]->table->progress)
+						ForceSyncCommit();
 			}
 			else
 				leave_letter(id);
