@@ -11,6 +11,7 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 /* Types whose values have one binary form, in every version and database. */
 static const Oid binary_types[] = {
@@ -63,13 +64,119 @@ describe_column(KsPostgresSink *s, int index, Oid type, const char *name)
 	fmgr_info_cxt(function, &c->send, s->context);
 }
 
+/* A type as values see it: the base type of a domain, the elements of an array; and its modifier. */
+typedef struct ValueType
+{
+	Oid			type;
+	int32		typmod;
+} ValueType;
+
+/* The type of a column here. */
+static ValueType
+local_type(const KsTargetTable *t, int index)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(t->rel), index);
+	ValueType	v = {InvalidOid, att->atttypmod};
+	Oid			element;
+
+	v.type = getBaseTypeAndTypmod(att->atttypid, &v.typmod);
+	element = get_element_type(v.type);
+	if (OidIsValid(element))
+		v.type = getBaseTypeAndTypmod(element, &v.typmod);
+	return v;
+}
+
 /* Are all values of a column, if they are texts, different ones here?  Not so in type citext, or a collation that says otherwise. */
 static bool
 tells_texts_apart(const KsTargetTable *t, int index)
 {
 	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(t->rel), index);
 
-	return att->atttypid < FirstNormalObjectId && (!OidIsValid(att->attcollation) || get_collation_isdeterministic(att->attcollation));
+	return getBaseType(att->atttypid) < FirstNormalObjectId &&
+		(!OidIsValid(att->attcollation) || get_collation_isdeterministic(att->attcollation));
+}
+
+/* Digits after the point that a numeric's modifier leaves, as numeric.c has it. */
+static int
+scale_of(int32 typmod)
+{
+	return (((typmod - VARHDRSZ) & 0x7ff) ^ 1024) - 1024;
+}
+
+/* Digits of a second that a time's modifier leaves. */
+static int
+second_digits(int32 typmod)
+{
+	return typmod < 0 ? MAX_TIMESTAMP_PRECISION : typmod;
+}
+
+/*
+ * May a value change without an error when it is stored there?  What a type refuses is an error of its message; but it is
+ * no error where values are rounded, lose a part, or their spaces at the end.  These matter in keys only, where they tell
+ * rows apart.
+ */
+static bool
+may_change(ValueType here, ValueType there, bool key)
+{
+	bool		text = here.type == TEXTOID || here.type == VARCHAROID || here.type >= FirstNormalObjectId;
+	bool		moment = here.type == TIMESTAMPOID || here.type == TIMESTAMPTZOID;
+	bool		whole = here.type == INT2OID || here.type == INT4OID || here.type == INT8OID;
+
+	switch (there.type)
+	{
+		case NUMERICOID:
+			if (there.typmod < VARHDRSZ)
+				return false;
+			if (whole)
+				return scale_of(there.typmod) < 0;
+			return here.type != NUMERICOID || here.typmod < VARHDRSZ || scale_of(here.typmod) > scale_of(there.typmod);
+		case FLOAT4OID:
+			return here.type == FLOAT8OID || here.type == NUMERICOID || here.type == INT4OID || here.type == INT8OID;
+		case FLOAT8OID:
+			return here.type == NUMERICOID || here.type == INT8OID;
+		case DATEOID:
+			return moment;
+		case TIMEOID:
+		case TIMETZOID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+			if ((moment && (there.type == TIMEOID || there.type == TIMETZOID)) ||
+				(here.type == TIMETZOID && there.type == TIMEOID))
+				return true;
+			if (second_digits(there.typmod) == MAX_TIMESTAMP_PRECISION || here.type == DATEOID)
+				return false;
+			return !(moment || here.type == TIMEOID || here.type == TIMETZOID) ||
+				second_digits(here.typmod) > second_digits(there.typmod);
+		case INTERVALOID:
+			return there.typmod >= 0 && (here.type != INTERVALOID || here.typmod != there.typmod);
+		case NAMEOID:
+			return text;
+		case VARCHAROID:
+			return key && text && there.typmod >= 0 &&
+				!(here.type == VARCHAROID && here.typmod >= 0 && here.typmod <= there.typmod);
+		case BPCHAROID:
+			return key && text;
+		case TEXTOID:
+		case BITOID:
+		case VARBITOID:
+			return false;
+		default:
+			return key && there.typmod >= 0 && here.typmod != there.typmod;
+	}
+}
+
+/* ERROR if values of a column may change without an error there, where it is of this type. */
+static void
+check_type(KsPostgresSink *s, int index, ValueType there, const char *name)
+{
+	bool		key = s->target->columns[index].key;
+
+	if (!s->target->columns[index].writable || !may_change(local_type(s->target, index), there, key))
+		return;
+	unfit(s, ERRCODE_DATATYPE_MISMATCH,
+		  psprintf("%s \"%s\" is of type %s there, which may round values or cut something off in silence",
+				   key ? "key column" : "column", s->names->columns[index].name, name),
+		  "Give the column the same type on both sides, with ALTER FOREIGN TABLE ... ALTER COLUMN ... TYPE, or there.");
 }
 
 /* See postgres_sink.h. */
@@ -95,13 +202,28 @@ ks_postgres_look(KsPostgresSink *s)
 		unfit(s, ERRCODE_WRONG_OBJECT_TYPE, "what is there on its server is not an ordinary or partitioned table",
 			  "Name a table.");
 
-	/* without typmods, a cast does not cut anything off */
+	/* without typmods, a cast does not cut anything off; b is the base type, or that of an array's elements */
 	result = ks_remote_execute(s->remote,
-							   psprintf("SELECT a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, -1), a.attidentity, "
-										"t.typtype = 'b' AND t.typcategory = 'S' AND t.oid >= %u OR %s "
-										"FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
+							   psprintf("WITH RECURSIVE b (attnum, oid, typmod) AS ("
+										"SELECT attnum, atttypid, atttypmod FROM pg_catalog.pg_attribute "
+										"WHERE attrelid = pg_catalog.to_regclass($1)::pg_catalog.oid AND attnum > 0 "
+										"AND NOT attisdropped UNION ALL "
+										"SELECT b.attnum, CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.typelem END, "
+										"CASE t.typtype WHEN 'd' THEN t.typtypmod ELSE b.typmod END "
+										"FROM b JOIN pg_catalog.pg_type t ON t.oid = b.oid "
+										"WHERE t.typtype = 'd' OR t.typcategory = 'A' AND t.typlen = -1 AND t.typelem <> 0) "
+										"SELECT a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, -1), a.attidentity, "
+										"t.typtype = 'b' AND t.typcategory = 'S' AND t.oid >= %u OR %s, "
+										"t.oid, b.typmod, CASE WHEN a.atttypmod < 0 AND b.typmod >= 0 "
+										"THEN pg_catalog.format_type(a.atttypid, -1) || ', ' "
+										"|| pg_catalog.format_type(t.oid, b.typmod) "
+										"ELSE pg_catalog.format_type(a.atttypid, a.atttypmod) END "
+										"FROM pg_catalog.pg_attribute a JOIN b ON b.attnum = a.attnum "
+										"JOIN pg_catalog.pg_type t ON t.oid = b.oid "
 										"WHERE a.attrelid = pg_catalog.to_regclass($1)::pg_catalog.oid "
-										"AND a.attnum > 0 AND NOT a.attisdropped", (Oid) FirstNormalObjectId,
+										"AND t.typtype <> 'd' AND NOT (t.typcategory = 'A' AND t.typlen = -1 AND t.typelem <> 0) "
+										"ORDER BY a.attnum",
+										(Oid) FirstNormalObjectId,
 										PQserverVersion(s->remote->conn) < 120000 ? "false" :
 										"EXISTS (SELECT FROM pg_catalog.pg_collation c WHERE c.oid = a.attcollation "
 										"AND NOT c.collisdeterministic)"),
@@ -118,6 +240,8 @@ ks_postgres_look(KsPostgresSink *s)
 						  psprintf("key column \"%s\" may have texts there that differ and are equal", s->names->columns[i].name),
 						  "Give the column there a type and a collation that tell all texts apart, such as text, or the foreign "
 						  "table's the same type.");
+				check_type(s, i, (ValueType) {(Oid) strtoul(PQgetvalue(result, row, 5), NULL, 10),
+						   atoi(PQgetvalue(result, row, 6))}, PQgetvalue(result, row, 7));
 			}
 	for (int i = 0; i < t->natts; i++)
 		if (t->columns[i].writable && s->columns[i].type == NULL)

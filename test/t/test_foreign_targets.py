@@ -460,10 +460,11 @@ def test_unfit_tables(db, far, kafka, topic):
     assert far.value("SELECT count(*) FROM t") == 6
 
 
-@pytest.mark.parametrize("column", ["citext", "text COLLATE loose"])
+@pytest.mark.parametrize("column", ["citext", "folded", "text COLLATE loose"])
 def test_key_that_is_looser_there(db, far, kafka, topic, column):
     """Two keys must not become one row because the other side takes them for the same."""
     far.q("CREATE EXTENSION citext; CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+    far.q("CREATE DOMAIN folded AS citext")
     far.q(f"CREATE TABLE t (id {column} PRIMARY KEY, v text)")
     db.q("CREATE FOREIGN TABLE t (id text, v text) SERVER far OPTIONS (schema_name 'public')")
     start(db, topic)
@@ -473,6 +474,46 @@ def test_key_that_is_looser_there(db, far, kafka, topic, column):
     db.q("SELECT kafka.resume_subscription('s')")
     settle(db)
     assert far.q('SELECT id, v FROM t ORDER BY id COLLATE "C"') == [("A", "A"), ("a", "a")]
+
+
+@pytest.mark.parametrize("there, here, values", [
+    ("numeric(10,2)", "numeric", ["1.001", "1.002"]), ("cents", "numeric", ["1.001", "1.002"]),
+    ("timestamp(0)", "timestamp", ["2026-01-02 03:04:05.1", "2026-01-02 03:04:05.2"]),
+    ("date", "timestamp", ["2026-01-02 03:04:05", "2026-01-02 03:04:06"]),
+    ("char(3)", "text", ["a", "a "]), ("varchar(1)", "text", ["a", "a "])])
+def test_key_that_is_rounded_there(db, far, kafka, topic, there, here, values):
+    """Two keys must not become one row because the other side stores them as the same."""
+    far.q("CREATE DOMAIN amount AS numeric(10,2); CREATE DOMAIN cents AS amount CHECK (VALUE > 0)")
+    far.q(f"CREATE TABLE t (id {there} PRIMARY KEY, v text)")
+    db.q(f"CREATE FOREIGN TABLE t (id {here}, v text) SERVER far OPTIONS (schema_name 'public')")
+    start(db, topic)
+    kafka.produce_many(topic, [({"id": i}, {"id": i, "v": i}) for i in values])
+    assert 'key column "id" is of type' in db.wait_state("subscription", "s", "error")["last_error"]
+    far.q(f"ALTER TABLE t ALTER id TYPE {here}")
+    db.q("SELECT kafka.resume_subscription('s')")
+    settle(db)
+    assert far.q("SELECT id::text, v FROM t ORDER BY v") == [(i, i) for i in values]
+
+
+def test_values_that_are_rounded_there(db, far, kafka, topic):
+    """What the other side would change without an error is said before anything is written; what it refuses is an error."""
+    far.q("""CREATE TABLE t (id int PRIMARY KEY, n numeric(10,2), a numeric(10,2)[], ts timestamp(0), f real, x varchar(5), c char(3),
+                i numeric(5))""")
+    db.q("""CREATE FOREIGN TABLE t (id int, n numeric, a numeric[], ts timestamp, f float8, x text, c text, i int)
+            SERVER far OPTIONS (schema_name 'public')""")
+    kafka.produce(topic, {"id": 1, "n": "1.005", "a": "{1.005}", "ts": "2026-01-02 03:04:05.6", "f": 0.1, "x": "abc", "c": "ab",
+                          "i": 7}, {"id": 1})
+    start(db, topic)
+    for column, there, here in (("n", "numeric(10,2)", "numeric(10,2)"), ("a", "numeric(10,2)[]", "numeric(8,1)[]"),
+                                ("ts", "timestamp(0) without time zone", "timestamp(0)"), ("f", "real", "real")):
+        text = f'column "{column}" is of type {there} there'
+        wait_until(lambda: text in (db.state("subscription", "s")["last_error"] or ""), 60, what=text)
+        assert far.value("SELECT count(*) FROM t") == 0
+        db.q(f"ALTER FOREIGN TABLE t ALTER {column} TYPE {here}")
+        db.q("SELECT kafka.resume_subscription('s')")
+    settle(db)
+    assert far.one("SELECT n::text, a::text, ts::text, f, x, c, i::text FROM t") == \
+        ("1.01", "{1.00}", "2026-01-02 03:04:06", pytest.approx(0.1), "abc", "ab ", "7")
 
 
 # ---- who may connect as whom
