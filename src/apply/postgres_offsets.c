@@ -14,7 +14,6 @@
 #include "utils/builtins.h"
 
 #define KEY "system_identifier = $1 AND database_oid = $2 AND subscription_id = $3 AND target = $4"
-#define LETTER_PARTITION (-1)	/* of the row for dead letters: its generation is the last letter's id */
 
 /* Appends an element to the text of an array. */
 static void
@@ -107,23 +106,21 @@ ks_postgres_load_offsets(KsPostgresSink *s, KsRun *run_)
 	/* the partitions of the run; a probe has none */
 	ks_progress_reset(p);
 	begin_rows(&r, s);
-	if (run_->letter != 0)
-		add_row(&r, "", LETTER_PARTITION, 0, 0);
-	else
-		for (int i = 0; i < run_->nmessages; i++)
-		{
-			const KsMessage *m = &run_->messages[i];
+	for (int i = 0; i < run_->nmessages; i++)
+	{
+		const KsMessage *m = &run_->messages[i];
+		int32		number = run_->letter != 0 ? KS_LETTERS_OF(m->partition) : m->partition;
 
-			if (topic && m->partition == partition && strcmp(m->topic, topic) == 0)
-				continue;
-			topic = m->topic;
-			partition = m->partition;
-			if (!ks_progress_known(p, topic, partition))
-			{
-				ks_progress_set(p, topic, partition, 0, 0);
-				add_row(&r, topic, partition, 0, 0);
-			}
+		if (topic && number == partition && strcmp(m->topic, topic) == 0)
+			continue;
+		topic = m->topic;
+		partition = number;
+		if (!ks_progress_known(p, topic, partition))
+		{
+			ks_progress_set(p, topic, partition, 0, 0);
+			add_row(&r, topic, partition, 0, 0);
 		}
+	}
 	p->stale = false;
 	if (r.count == 0)
 		return;
@@ -132,24 +129,14 @@ ks_postgres_load_offsets(KsPostgresSink *s, KsRun *run_)
 			   "FROM unnest($5::text[], $6::integer[], $7::bigint[], $8::bigint[]) n (topic, partition, generation, next) "
 			   "ORDER BY n.topic, n.partition ON CONFLICT DO NOTHING", 4);
 	begin_rows(&r, s);
-	if (run_->letter != 0)
-		add_row(&r, "", LETTER_PARTITION, 0, 0);
-	else
-		for (int i = 0; i < p->count; i++)
-			add_row(&r, p->items[i].topic, p->items[i].partition, 0, 0);
+	for (int i = 0; i < p->count; i++)
+		add_row(&r, p->items[i].topic, p->items[i].partition, 0, 0);
 	result = run(s, &r, "SELECT o.topic, o.partition, o.generation, o.next_offset FROM %s o WHERE " KEY
 				 " AND (o.topic, o.partition) IN (SELECT n.topic, n.partition "
 				 "FROM unnest($5::text[], $6::integer[]) n (topic, partition)) ORDER BY o.topic, o.partition FOR UPDATE", 2);
 	for (int row = 0; row < PQntuples(result); row++)
-	{
-		int32		number = atoi(PQgetvalue(result, row, 1));
-		int64		generation = strtoll(PQgetvalue(result, row, 2), NULL, 10);
-
-		if (number == LETTER_PARTITION)
-			p->letter = generation;
-		else
-			ks_progress_set(p, PQgetvalue(result, row, 0), number, generation, strtoll(PQgetvalue(result, row, 3), NULL, 10));
-	}
+		ks_progress_set(p, PQgetvalue(result, row, 0), atoi(PQgetvalue(result, row, 1)),
+						strtoll(PQgetvalue(result, row, 2), NULL, 10), strtoll(PQgetvalue(result, row, 3), NULL, 10));
 	ks_progress_settle(p);
 }
 
@@ -162,8 +149,6 @@ ks_postgres_store_offsets(KsPostgresSink *s, KsRun *run_)
 
 	ks_sink_advance(s->target, run_);
 	begin_rows(&r, s);
-	if (run_->letter != 0)
-		add_row(&r, "", LETTER_PARTITION, run_->letter, 0);
 	for (int i = 0; i < p->count; i++)
 		if (p->items[i].changed)
 			add_row(&r, p->items[i].topic, p->items[i].partition, p->items[i].generation, p->items[i].next);

@@ -24,7 +24,6 @@ ks_progress_reset(KsProgress *p)
 	MemoryContextReset(p->context);
 	p->count = p->capacity = p->latest = 0;
 	p->items = NULL;
-	p->letter = 0;
 }
 
 /* Finds the entry of a partition, NULL if there is none. */
@@ -88,6 +87,22 @@ ks_progress_has(KsProgress *p, const KsMessage *message, int64 generation)
 	const KsProgressItem *item = find(p, message->topic, message->partition);
 
 	return item && item->generation == generation && message->offset < item->next;
+}
+
+/* See progress.h. */
+void
+ks_progress_set_letter(KsProgress *p, const KsMessage *message, int64 id)
+{
+	ks_progress_set(p, message->topic, KS_LETTERS_OF(message->partition), id, message->offset);
+}
+
+/* See progress.h. */
+bool
+ks_progress_has_letter(KsProgress *p, const KsMessage *message, int64 id)
+{
+	const KsProgressItem *item = find(p, message->topic, KS_LETTERS_OF(message->partition));
+
+	return item && item->generation == id && item->next == message->offset;
 }
 
 /* See progress.h. */

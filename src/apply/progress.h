@@ -4,7 +4,8 @@
  * A foreign target commits before we do.  Where its other side keeps, in the same transaction as the rows, the next offset
  * of each partition, a crash between the two commits is seen afterwards: what it has is not handed to it again.  Offsets
  * count only within one "generation", the number of the row in kafka.subscription_position: a seek, and whatever else has
- * a partition begin anew, gives it another.  Each dead letter that is retried is remembered by its id, the last one only.
+ * a partition begin anew, gives it another.  Of each partition's dead letters the one retried last is remembered, as an
+ * item of another partition number: by its id as generation and its offset, since a restored database issues ids again.
  */
 #ifndef KS_PROGRESS_H
 #define KS_PROGRESS_H
@@ -12,6 +13,9 @@
 #include "postgres.h"
 
 #include "event/parser.h"
+
+/* Stands for the dead letters of a partition. */
+#define KS_LETTERS_OF(partition) (-1 - (partition))
 
 typedef struct KsProgressItem
 {
@@ -30,7 +34,6 @@ typedef struct KsProgress
 	int			capacity;
 	KsProgressItem *items;
 	int			latest;			/* of the last look-up */
-	int64		letter;			/* id of the last dead letter that was retried, 0 = none */
 } KsProgress;
 
 /* Makes an empty, stale one, in CurrentMemoryContext. */
@@ -43,6 +46,10 @@ extern void ks_progress_set(KsProgress *progress, const char *topic, int32 parti
 extern bool ks_progress_known(KsProgress *progress, const char *topic, int32 partition);
 /* Does the other side have a message of this generation? */
 extern bool ks_progress_has(KsProgress *progress, const KsMessage *message, int64 generation);
+/* Notes a dead letter, by its id, as the last one of its partition that was retried. */
+extern void ks_progress_set_letter(KsProgress *progress, const KsMessage *message, int64 id);
+/* Was it this dead letter that was retried last of its partition? */
+extern bool ks_progress_has_letter(KsProgress *progress, const KsMessage *message, int64 id);
 /* The transaction committed on the other side: nothing is "changed" any more. */
 extern void ks_progress_settle(KsProgress *progress);
 

@@ -249,9 +249,17 @@ leave_letter(int64 id)
 	(void) ks_catalog_execute("UPDATE kafka.dead_letter SET retry = false WHERE id = $1", 1, types, values, NULL);
 }
 
+/* Where a letter's message was; it outlives the attempt. */
+typedef struct Place
+{
+	char		topic[256];		/* "": not known */
+	int32		partition;
+	int64		offset;
+} Place;
+
 /* One attempt; returns the error, in a->context, everything rolled back, or NULL. */
 static ErrorData *
-attempt_letter(KsApply *a, int64 id)
+attempt_letter(KsApply *a, int64 id, Place *place)
 {
 	ErrorData  *volatile error = NULL;
 	MemoryContext old = CurrentMemoryContext;
@@ -262,6 +270,7 @@ attempt_letter(KsApply *a, int64 id)
 	a->at = NULL;
 	a->run.stage = "parse";
 	a->run.retrying = true;
+	place->topic[0] = '\0';
 	a->run.letter = id;
 	a->run.unreachable = false;
 	a->nopen = 0;
@@ -277,6 +286,9 @@ attempt_letter(KsApply *a, int64 id)
 		if (ks_subscription_version(a->subscription->id) == a->subscription->version &&
 			lock_letter(a, id, &message, &targets, &ntargets, &superseded))
 		{
+			strlcpy(place->topic, message.topic, sizeof(place->topic));
+			place->partition = message.partition;
+			place->offset = message.offset;
 			choose_writers(a, targets, ntargets, superseded);
 			if (a->nactive > 0)
 			{
@@ -320,26 +332,36 @@ attempt_letter(KsApply *a, int64 id)
  * returns their number.
  */
 static int
-given_targets(KsApply *a, int64 id, Oid *relids)
+given_targets(KsApply *a, int64 id, Place *place, Oid *relids)
 {
+	KsMessage	message = {0};
 	int			n = 0;
 
+	if (place->topic[0] == '\0')
+		return 0;
+	message.topic = place->topic;
+	message.partition = place->partition;
+	message.offset = place->offset;
+	a->run.messages = &message;
+	a->run.nmessages = 1;
 	a->run.letter = id;
 	for (int i = 0; i < a->nwriters; i++)
 		if (ks_sink_has(a->writers[i]->table, &a->run, 0))
 			relids[n++] = a->writers[i]->table->target->relid;
 	a->run.letter = 0;
+	a->run.messages = NULL;
+	a->run.nmessages = 0;
 	return n;
 }
 
 /* Takes targets that have a letter off it: their other side remembers the last letter only. */
 static void
-note_given(KsApply *a, int64 id)
+note_given(KsApply *a, int64 id, Place *place)
 {
 	MemoryContext old = CurrentMemoryContext;
 	Oid			types[2] = {INT8OID, OIDARRAYOID};
 	Oid		   *relids = palloc(sizeof(Oid) * Max(a->nwriters, 1));
-	int			n = given_targets(a, id, relids);
+	int			n = given_targets(a, id, place, relids);
 	Datum		values[2];
 
 	if (n == 0)
@@ -390,11 +412,12 @@ ks_apply_retry(KsApply *a)
 	{
 		ErrorData  *error;
 		bool		moved;
+		Place		place;
 
 		MemoryContextReset(a->context);
 		if (ks_evolution_waits(a->run.evolution))
 			return KS_RETRY_WAIT;
-		while ((error = attempt_letter(a, ids[i])) != NULL && ks_evolution_pending(a->run.evolution))
+		while ((error = attempt_letter(a, ids[i], &place)) != NULL && ks_evolution_pending(a->run.evolution))
 		{
 			error = ks_evolve(a, &moved);
 			if (moved)
@@ -405,7 +428,7 @@ ks_apply_retry(KsApply *a)
 		if (error == NULL && a->run.evolution)
 			ks_evolution_succeeded(a->run.evolution);
 		if (error)
-			note_given(a, ids[i]);
+			note_given(a, ids[i], &place);
 		if (error && ks_is_transient(error) && ++a->letter_retries <= KS_MAX_RETRIES)
 			return KS_RETRY_WAIT;
 		if (error && a->run.unreachable)

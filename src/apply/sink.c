@@ -37,7 +37,7 @@ void
 ks_sink_advance(KsTargetTable *t, KsRun *run)
 {
 	if (run->letter != 0)
-		t->progress->letter = run->letter;
+		ks_progress_set_letter(t->progress, &run->messages[0], run->letter);
 	else
 		for (int i = 0; i < run->nmessages; i++)
 			ks_progress_set(t->progress, run->messages[i].topic, run->messages[i].partition, generation_of(run, i),
@@ -52,7 +52,7 @@ ks_sink_has(KsTargetTable *t, const KsRun *run, int i)
 	if (t->progress == NULL || t->progress->stale)
 		return false;
 	if (run->letter != 0)
-		return t->progress->letter == run->letter;
+		return ks_progress_has_letter(t->progress, &run->messages[i], run->letter);
 	return ks_progress_has(t->progress, &run->messages[i], generation_of(run, i));
 }
 

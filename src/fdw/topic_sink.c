@@ -192,18 +192,11 @@ record_prefix(const KsTargetTable *t, const KsRun *run)
 					MyDatabaseId, run->subscription->id, t->relid);
 }
 
-/* Key of the record of a partition. */
+/* Key of the record of a partition, or of its dead letters. */
 static char *
 position_key(const char *prefix, const KsProgressItem *item)
 {
 	return psprintf("%s\"position\",\"%s\",%d]", prefix, item->topic, item->partition);
-}
-
-/* Key of the record of the dead letter that was retried last, by this worker. */
-static char *
-letter_key(const char *prefix)
-{
-	return psprintf("%s\"letter\",%d]", prefix, ks_my_worker->ordinal);
 }
 
 /* ERROR: somebody else has written for us. */
@@ -231,11 +224,6 @@ take_record(KsTargetTable *t, const TopicSink *sink, const char *prefix, const K
 	char	   *topic;
 	int32		partition;
 
-	if (strcmp(r->key, letter_key(prefix)) == 0)
-	{
-		t->progress->letter = strtoll(r->value, NULL, 10);
-		return;
-	}
 	if (strncmp(rest, begin, strlen(begin)) != 0 || end < rest + strlen(begin) || end[1] != ',' ||
 		sscanf(r->value, "{\"generation\":%lld,\"offset\":%lld}", &generation, &next) != 2)
 		return;
@@ -520,8 +508,6 @@ put_progress(KsTargetTable *t, TopicSink *sink, KsRun *run)
 							  psprintf("{\"generation\":" INT64_FORMAT ",\"offset\":" INT64_FORMAT "}", item->generation,
 									   item->next));
 	}
-	if (run->letter != 0)
-		ks_progress_topic_put(sink->producer, topic, letter_key(prefix), psprintf(INT64_FORMAT, run->letter));
 }
 
 /* Was a message not accepted for what it is? */
