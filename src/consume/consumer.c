@@ -127,6 +127,9 @@ ks_consumer_create(const KsSubscription *subscription, const KsServer *server, K
 	properties[n++].value = "1024";
 	properties[n].name = "fetch.message.max.bytes";
 	properties[n++].value = "65536";
+	/* a record beyond the log's ends is told of */
+	properties[n].name = "auto.offset.reset";
+	properties[n++].value = "error";
 	c->asker = ks_client_create(KS_CLIENT_ADMIN, server, properties, n);
 	pfree(properties);
 	on_proc_exit(release_at_exit, PointerGetDatum(c));	/* later than, so run before, the client's own */

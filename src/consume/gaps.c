@@ -286,6 +286,8 @@ take_anchors(KsConsumer *c, const KsRecordAsks *asks)
 
 		if (!o->verified || o->anchor_offset != ask->offset)
 			continue;			/* what there was to be said about it was said */
+		if (!ask->answered)
+			continue;			/* what has come since may be of another topic: it must not take the anchor's place */
 		if (ask->found && (ask->timestamp_ms != o->anchor_timestamp_ms ||
 						   ks_message_checksum(ask->key, ask->key_size, ask->value, ask->value_size) != o->anchor_checksum))
 		{

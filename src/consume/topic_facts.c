@@ -264,6 +264,10 @@ keep_record(KsRecordAsk *ask, const rd_kafka_message_t *m)
 {
 	rd_kafka_timestamp_type_t kind;
 
+	/* the log does not reach there; any other error, of a topic that is just not there too, tells nothing of the record */
+	if (m->err == RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET || m->err == RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE ||
+		m->err == RD_KAFKA_RESP_ERR__PARTITION_EOF || (!m->err && m->offset != ask->offset))
+		ask->answered = true;
 	if (m->err || m->offset != ask->offset)
 		return;
 	ask->key = malloc(m->key_len + 1);
@@ -277,7 +281,7 @@ keep_record(KsRecordAsk *ask, const rd_kafka_message_t *m)
 	ask->key_size = m->key_len;
 	ask->value_size = m->len;
 	ask->timestamp_ms = rd_kafka_message_timestamp(m, &kind);
-	ask->found = true;
+	ask->answered = ask->found = true;
 }
 
 /* Reads single records with the simple consumer, which leaves what others read alone. */

@@ -44,7 +44,8 @@ typedef struct KsRecordAsk
 	char	   *topic;
 	int32_t		partition;
 	int64_t		offset;
-	bool		found;			/* the rest is known; not where the record is not there any more */
+	bool		answered;		/* the log was looked at */
+	bool		found;			/* and the rest is known; not where the record is not there any more */
 	int64_t		timestamp_ms;
 	void	   *key;
 	size_t		key_size;

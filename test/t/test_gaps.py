@@ -61,6 +61,26 @@ def test_recreated(db, kafka, count, running):
     assert db.value("SELECT count(*) FROM t WHERE v = 'new'") == count
 
 
+def test_recreated_and_silent(db, private_kafka):
+    """Brokers that do not answer when a record is read again do not vouch for what was applied since."""
+    kafka = private_kafka
+    db.create_server(kafka, "mine", socket__timeout__ms="3000")
+    topic = kafka.create_topic()
+    table(db)
+    kafka.produce_many(topic, messages("old", 10))
+    db.q("SELECT kafka.create_subscription('s', 'mine', %s, 't', 'json')", [topic])
+    db.wait_for_subscription("s")
+    recreate(kafka, topic)
+    kafka.produce_many(topic, messages("new", 30, 100))
+    db.wait("SELECT count(*) > 0 FROM t WHERE v = 'new'")
+    kafka.pause()
+    try:
+        db.wait_state("subscription", "s", ["retrying", "error"], timeout=60)
+    finally:
+        kafka.resume()
+    error(db, f'topic "{topic}", partition 0', "offset", "rebuild")
+
+
 def test_recreated_before_the_first_message(db, kafka):
     """The place where a subscription began is known by the message before it."""
     topic = kafka.create_topic()
