@@ -63,7 +63,8 @@ def test_leader_dies(db, brokers):
 
     def moves_on():
         """Every partition, by what was sent from now on."""
-        ends = {p: high for p, (_, high) in first.watermarks(topic).items()}
+        # brokers may not agree yet on who leads
+        ends = {p: high for p, (_, high) in wait_until(lambda: first.watermarks(topic)).items()}
         for p, end in ends.items():
             db.wait("SELECT next_offset > %s FROM kafka.subscription_position WHERE partition = %s", end + 50, p, timeout=60)
 

@@ -73,7 +73,8 @@ def test_same_as_over_batch(cluster, kafka, format):
         for name, (_, _, query) in VIEWS.items():
             same(source, target, name, query)
             same(source, target, f"typed_{name}", query)
-        assert target.value("SELECT count(*) FROM log") > 500
+        # the topic may have been compacted meanwhile
+        assert target.value("SELECT count(*) FROM log") > 50
         for name in ("log", "sums"):
             assert target.q(f"(TABLE {name} EXCEPT ALL TABLE typed_{name}) UNION ALL (TABLE typed_{name} EXCEPT ALL TABLE {name})") == [], name
         assert target.value("SELECT count(*) FROM log") == target.value("SELECT count(*) FROM typed_log")
