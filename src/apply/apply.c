@@ -198,10 +198,7 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, co
 	PG_CATCH();
 	{
 		HOLD_INTERRUPTS();
-		MemoryContextSwitchTo(a->context);
-		error = CopyErrorData();
-		FlushErrorState();
-		AbortOutOfAnyTransaction();
+		error = ks_apply_caught(a);
 		ks_apply_abandon(a);
 		RESUME_INTERRUPTS();
 	}
@@ -209,6 +206,21 @@ attempt(KsApply *a, const KsMessage *messages, int from, int count, bool all, co
 	MemoryContextSwitchTo(old);
 	ks_dead_letters_finish(error == NULL && !*moved);
 	a->positions.finish(a->positions.arg, error == NULL && !*moved);
+	return error;
+}
+
+/* See apply_internal.h. */
+ErrorData *
+ks_apply_caught(KsApply *a)
+{
+	ErrorData  *error;
+
+	HOLD_INTERRUPTS();
+	MemoryContextSwitchTo(a->context);
+	error = CopyErrorData();
+	FlushErrorState();
+	AbortOutOfAnyTransaction();
+	RESUME_INTERRUPTS();
 	return error;
 }
 

@@ -23,6 +23,8 @@ extern void ks_apply_write(KsApply *a, const KsMessage *messages, int count);
 /* The transaction was rolled back, or is to be: the writers forget what was open in it. */
 extern void ks_apply_abandon(KsApply *a);
 
+/* In PG_CATCH: returns the error, in a->context, which becomes the current one; the transaction is rolled back. */
+extern ErrorData *ks_apply_caught(KsApply *a);
 /* Others were in the way: the same again may succeed. */
 extern bool ks_is_transient(const ErrorData *e);
 /* The server, and no message, is at fault. */

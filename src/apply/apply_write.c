@@ -256,12 +256,7 @@ ks_apply_probe(KsApply *a)
 	}
 	PG_CATCH();
 	{
-		HOLD_INTERRUPTS();
-		MemoryContextSwitchTo(a->context);
-		error = CopyErrorData();
-		FlushErrorState();
-		AbortOutOfAnyTransaction();
-		RESUME_INTERRUPTS();
+		error = ks_apply_caught(a);
 	}
 	PG_END_TRY();
 	ks_apply_abandon(a);

@@ -358,12 +358,7 @@ ks_evolve(KsApply *a, bool *moved)
 	}
 	PG_CATCH();
 	{
-		HOLD_INTERRUPTS();
-		MemoryContextSwitchTo(a->context);
-		error = CopyErrorData();
-		FlushErrorState();
-		AbortOutOfAnyTransaction();
-		RESUME_INTERRUPTS();
+		error = ks_apply_caught(a);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);

@@ -310,10 +310,7 @@ attempt_letter(KsApply *a, int64 id, Place *place)
 	PG_CATCH();
 	{
 		HOLD_INTERRUPTS();
-		MemoryContextSwitchTo(a->context);
-		error = CopyErrorData();
-		FlushErrorState();
-		AbortOutOfAnyTransaction();
+		error = ks_apply_caught(a);
 		ks_apply_abandon(a);
 		RESUME_INTERRUPTS();
 	}

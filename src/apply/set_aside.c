@@ -119,12 +119,7 @@ ks_letter_send(KsApply *a, const KsMessage *m, const char *topic, const ErrorDat
 	}
 	PG_CATCH();
 	{
-		HOLD_INTERRUPTS();
-		MemoryContextSwitchTo(a->context);
-		error = CopyErrorData();
-		FlushErrorState();
-		AbortOutOfAnyTransaction();
-		RESUME_INTERRUPTS();
+		error = ks_apply_caught(a);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(old);
