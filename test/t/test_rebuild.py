@@ -546,15 +546,18 @@ def test_topic_goes_before_the_others_read_it(db, kafka):
     kafka.produce_many(topic, rows(2, 500))
     db.wait("SELECT state = 'retrying' AND detail ~ 'waits for a row' FROM kafka.subscription_status")
     rebuild(db, target="t")
-    kafka.produce_many(gone, rows(10, 20))      # no room for them while those two wait
+    # No room for them while those two wait; should they have been met first, after a restart, they wait themselves.
+    kafka.produce_many(gone, rows(10, 520))
     db.wait("SELECT sum(next_offset) = 32 FROM kafka.rebuild_position")
     goes_round(db)
     kafka.delete_topic(gone)
     db.wait("SELECT count(*) > 0 FROM kafka.problems WHERE problem ~ 'has gone with messages that were not read'")
     assert db.value("SELECT count(*) FROM kafka.subscription_rebuild") == 1
-    db.q("INSERT INTO parent SELECT generate_series(500, 501)")
+    db.q("INSERT INTO parent SELECT generate_series(500, 529)")
     db.wait("SELECT NOT EXISTS (SELECT FROM kafka.subscription_rebuild)")
-    assert [db.value(f"SELECT count(*) FROM {name}") for name in ("t", "child")] == [32, 22]
+    assert db.value("SELECT count(*) FROM t") == 32
+    assert db.value("SELECT count(*) FROM child WHERE id < 510") == 22
+    assert db.value("SELECT count(*) FROM child WHERE id >= 510") <= 2      # what was fetched before the topic went
     kafka.produce_many(topic, rows(1, 30))
     db.wait("SELECT count(*) = 33 FROM t")
 
