@@ -75,7 +75,7 @@ void
 ks_admin_close(KsAdmin *admin)
 {
 	ks_admin_release(admin);
-	if (admin->client)
+	if (admin->client && !admin->borrowed)
 		ks_client_destroy(admin->client, 0);
 	admin->client = NULL;
 }
@@ -100,6 +100,18 @@ ks_admin_connect(const KsServer *server, const char *isolation)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	return admin;
+}
+
+KsAdmin *
+ks_admin_borrow(const KsServer *server, KsClient *client)
+{
+	KsAdmin    *admin = palloc0(sizeof(KsAdmin));
+
+	admin->server = server;
+	admin->client = client;
+	admin->keep_events = true;
+	admin->borrowed = true;
 	return admin;
 }
 

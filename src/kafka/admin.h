@@ -26,6 +26,7 @@ typedef struct KsAdmin
 	KsClient   *client;
 	KsOwned    *owned;			/* librdkafka objects that end before the handle does */
 	bool		keep_events;	/* what is in the handle's queue is the caller's: it is left there */
+	bool		borrowed;		/* the handle is the caller's: it outlives us */
 } KsAdmin;
 
 /* "value" NULL = JSON null. */
@@ -42,6 +43,11 @@ typedef struct KsConfig
  * partition ks_admin_offsets() finds.  Close it, also on ERROR.  ERROR within 10 s if no broker answers.
  */
 extern KsAdmin *ks_admin_connect(const KsServer *server, const char *isolation);
+/*
+ * The same with a handle that somebody else has connected; only metadata can be asked for (what it reports is not ours to
+ * take from its queue).  Close it, too: the handle stays.
+ */
+extern KsAdmin *ks_admin_borrow(const KsServer *server, KsClient *client);
 extern void ks_admin_close(KsAdmin *admin);
 /* Destroys what ks_admin_own() was given, but not the handle. */
 extern void ks_admin_release(KsAdmin *admin);

@@ -532,6 +532,12 @@ ks_producer_ledger(KsProducer *producer)
 	return &producer->ledger;
 }
 
+KsClient *
+ks_producer_client(KsProducer *producer)
+{
+	return producer->client;
+}
+
 void
 ks_producer_set_state(KsProducer *producer, KsWorkerState state, const char *detail)
 {

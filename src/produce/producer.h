@@ -12,6 +12,7 @@
 #include "control/options.h"
 #include "control/worker.h"
 #include "event/event.h"
+#include "kafka/client.h"
 #include "kafka/properties.h"
 #include "produce/ack_ledger.h"
 
@@ -36,6 +37,8 @@ extern void ks_producer_connect(KsProducer *producer);
 
 extern KsSink *ks_producer_sink(KsProducer *producer);
 extern KsLedger *ks_producer_ledger(KsProducer *producer);
+/* Its connection, for looks at metadata. */
+extern KsClient *ks_producer_client(KsProducer *producer);
 
 /* The state to show while all goes well. */
 extern void ks_producer_set_state(KsProducer *producer, KsWorkerState state, const char *detail);

@@ -66,7 +66,7 @@ publish(void)
 	producer = ks_producer_create(server, publisher->options, &owner);
 
 	ks_producer_connect(producer);
-	ks_topics_prepare(book, publisher, source, server);
+	ks_topics_prepare(book, publisher, source, server, ks_producer_client(producer));
 	if (strcmp(publisher->snapshot, "never") != 0 && strcmp(publisher->snapshot_state, "done") != 0)
 	{
 		if (!only)

@@ -8,6 +8,7 @@
 
 #include "control/catalog.h"
 #include "decode/source.h"
+#include "kafka/client.h"
 #include "kafka/properties.h"
 
 typedef struct KsTopicBook KsTopicBook;
@@ -20,8 +21,9 @@ extern int32 ks_topic_book_partitions(void *book, const char *topic);
 /*
  * Makes sure that the topic of every table that is published now, and the one that the stream met last, exists and is
  * pinned, and fills the book.  Outside any transaction, with no slot held.  Missing topics are made: compacted if
- * keyed.  ERROR when a topic cannot be used as it is.
+ * keyed.  "client" is a connection to look with.  ERROR when a topic cannot be used as it is.
  */
-extern void ks_topics_prepare(KsTopicBook *book, const KsPublisher *publisher, KsSource *source, const KsServer *server);
+extern void ks_topics_prepare(KsTopicBook *book, const KsPublisher *publisher, KsSource *source, const KsServer *server,
+							  KsClient *client);
 
 #endif							/* KS_TOPICS_H */
