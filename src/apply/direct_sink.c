@@ -45,13 +45,15 @@ ks_direct_begin(KsBatch *batch)
 	ks_init_range_table(w->estate, w->rel, t->written);
 	w->rri = makeNode(ResultRelInfo);
 	InitResultRelInfo(w->rri, w->rel, 1, NULL, 0);
+	if (batch->conflict)
+		ks_guard_leave_out(w->rri->ri_TrigDesc);	/* what we write is in order */
 	w->estate->es_opened_result_relations = lappend(w->estate->es_opened_result_relations, w->rri);
 	w->cid = GetCurrentCommandId(true);
 	w->estate->es_output_cid = w->cid;
 	ExecOpenIndices(w->rri, false);
 	AfterTriggerBeginQuery();
 	w->generated = w->rel->rd_att->constr && w->rel->rd_att->constr->has_generated_stored;
-	w->after_insert = w->rel->trigdesc && w->rel->trigdesc->trig_insert_after_row;
+	w->after_insert = w->rri->ri_TrigDesc && w->rri->ri_TrigDesc->trig_insert_after_row;
 
 	if (!batch->list)
 	{

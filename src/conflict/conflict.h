@@ -16,6 +16,7 @@
 #include "fmgr.h"
 #include "storage/lock.h"
 #include "utils/rel.h"
+#include "utils/reltrigger.h"
 
 typedef enum KsConflict
 {
@@ -40,10 +41,16 @@ extern KsConflict ks_conflict_parse(const char *value, char **column);
 /* Option "tombstone_retention" in microseconds; ERROR if it is no interval above zero.  In control/conflict_definition.c. */
 extern int64 ks_tombstone_retention(const KsOptions *options);
 
-/* The row trigger that orders what is written here, and that which refuses TRUNCATE; the last of all by their names. */
+/*
+ * The row trigger that orders what is written here, and that which refuses TRUNCATE, the last of all by their names; and the
+ * one that looks again when a new key is in the table.
+ */
 #define KS_GUARD_TRIGGER "zz_pg_kafka_sync_conflict"
 #define KS_GUARD_TRUNCATE "zz_pg_kafka_sync_truncate"
+#define KS_GUARD_AFTER "aa_pg_kafka_sync_conflict"
 extern bool ks_guard_is_set(Relation rel);
+/* Takes the last one out of a copy of a table's triggers, for who needs no second look. */
+extern void ks_guard_leave_out(TriggerDesc *triggers);
 
 /*
  * The name of a trigger that would see or change rows before they are written, or as a whole, in a session of that

@@ -4,21 +4,30 @@
  * They see to it that what is written here comes, in the order of newer, after what was there: an update after the row it
  * replaces, an insert after a remembered delete, and a delete after its row.  The last is noted in kafka.deleted_row just
  * before the row goes, where the publisher finds it, too.  What subscriptions write is ordered already.
+ *
+ * An insert may wait in the unique index for somebody who is deleting the key, and follow a delete that was not there to be
+ * seen before: a trigger that fires after the row is in looks again.
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/sysattr.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "conflict/conflict.h"
 #include "control/worker.h"
+#include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 PG_FUNCTION_INFO_V1(ks_conflict_guard);
 
@@ -29,6 +38,16 @@ typedef struct Guard
 	KsOrdering	ordering;
 	KsKeyText	key;
 } Guard;
+
+/* While a row is given a newer value than a delete: rows of the table get none that is not above it. */
+typedef struct Floor
+{
+	Oid			relid;
+	Datum		value;
+	bool		isnull;
+} Floor;
+
+static const Floor *floor_value = NULL;
 
 /* See conflict.h. */
 KsConflict
@@ -56,6 +75,7 @@ ks_guard_is_set(Relation rel)
 {
 	bool		row = false;
 	bool		truncate = false;
+	bool		after = false;
 
 	for (int i = 0; rel->trigdesc && i < rel->trigdesc->numtriggers; i++)
 	{
@@ -65,8 +85,34 @@ ks_guard_is_set(Relation rel)
 			continue;
 		row = row || strcmp(t->tgname, KS_GUARD_TRIGGER) == 0;
 		truncate = truncate || strcmp(t->tgname, KS_GUARD_TRUNCATE) == 0;
+		after = after || strcmp(t->tgname, KS_GUARD_AFTER) == 0;
 	}
-	return row && truncate;
+	return row && truncate && after;
+}
+
+/* See conflict.h. */
+void
+ks_guard_leave_out(TriggerDesc *triggers)
+{
+	bool		after_insert = false;
+	bool		after_update = false;
+
+	if (triggers == NULL)
+		return;
+	for (int i = 0; i < triggers->numtriggers; i++)
+	{
+		Trigger    *t = &triggers->triggers[i];
+
+		if (strcmp(t->tgname, KS_GUARD_AFTER) == 0)
+			t->tgenabled = TRIGGER_DISABLED;
+		else if (TRIGGER_FOR_ROW(t->tgtype) && TRIGGER_FOR_AFTER(t->tgtype))
+		{
+			after_insert = after_insert || TRIGGER_FOR_INSERT(t->tgtype);
+			after_update = after_update || TRIGGER_FOR_UPDATE(t->tgtype);
+		}
+	}
+	triggers->trig_insert_after_row = triggers->trig_insert_after_row && after_insert;
+	triggers->trig_update_after_row = triggers->trig_update_after_row && after_update;
 }
 
 /* See conflict.h. */
@@ -240,6 +286,84 @@ same_key(Guard *guard, Relation rel, HeapTuple a, HeapTuple b)
 	return same || datum_image_eq(key_of(guard, rel, a), key_of(guard, rel, b), false, -1);
 }
 
+/*
+ * A new key is in the table.  Is there a delete of it that the row does not come after?  It was not committed when
+ * guard_insert() looked, but is now: the unique index waits for who deletes.  None can come any more before we commit.
+ */
+static void
+guard_inserted(Guard *guard, Relation rel, TriggerData *data)
+{
+	HeapTuple	row = TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple : data->tg_trigtuple;
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(rel), guard->attnum - 1);
+	Oid			types[2] = {att->atttypid, TIDOID};
+	Datum		values[2];
+	ItemPointerData tid = row->t_self;
+	Floor		floor = {RelationGetRelid(rel)};
+	const Floor *outer = floor_value;
+	TableScanDesc scan;
+	HeapTuple	later;
+	Snapshot	snapshot;
+	char	   *stamp;
+	char	   *sql;
+	Oid			user;
+	int			security;
+	bool		isnull;
+
+	if (TRIGGER_FIRED_BY_UPDATE(data->tg_event) && same_key(guard, rel, data->tg_trigtuple, row))
+		return;
+	if (!ks_deleted_row_find(RelationGetRelid(rel), key_of(guard, rel, row), &stamp))
+		return;
+	floor.value = ks_ordering_value(&guard->ordering, stamp, &floor.isnull);
+	later = put_after(guard, rel, row, floor.value, floor.isnull);
+	if (later == row)
+		return;
+
+	/* another trigger may have changed it since, or deleted it: then that delete was found, and nothing is left to update */
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	scan = table_beginscan_tid(rel, snapshot);
+	table_tuple_get_latest_tid(scan, &tid);
+	table_endscan(scan);
+	UnregisterSnapshot(snapshot);
+
+	values[0] = heap_getattr(later, guard->attnum, RelationGetDescr(rel), &isnull);
+	values[1] = PointerGetDatum(&tid);
+	sql = psprintf("UPDATE ONLY %s SET %s = $1 WHERE ctid OPERATOR(pg_catalog.=) $2",
+				   quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)), RelationGetRelationName(rel)),
+				   quote_identifier(NameStr(att->attname)));
+	/* as foreign keys do it: with the owner's rights, and all rows are there for him */
+	GetUserIdAndSecContext(&user, &security);
+	SetUserIdAndSecContext(rel->rd_rel->relowner, security | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+	floor_value = &floor;
+	PG_TRY();
+	{
+		if (SPI_connect() != SPI_OK_CONNECT)
+			elog(ERROR, "SPI_connect failed");
+		if (SPI_execute_with_args(sql, 2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+			elog(ERROR, "could not give a row a newer value");
+		SPI_finish();
+	}
+	PG_FINALLY();
+	{
+		floor_value = outer;
+		SetUserIdAndSecContext(user, security);
+	}
+	PG_END_TRY();
+}
+
+/* ERROR: the key was changed by a trigger, of which KS_GUARD_AFTER is not told. */
+static void
+check_key_is_updated(Guard *guard, Relation rel, const Bitmapset *updated)
+{
+	for (int i = 0; i < guard->key.nkeys; i++)
+		if (bms_is_member(guard->key.attnums[i] - FirstLowInvalidHeapAttributeNumber, updated))
+			return;
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("a trigger has changed the key of a row of table \"%s\", which two databases write",
+					RelationGetRelationName(rel)),
+			 errhint("Change the key in the UPDATE itself.")));
+}
+
 /* kafka.conflict_guard(): trigger function; see above. */
 Datum
 ks_conflict_guard(PG_FUNCTION_ARGS)
@@ -253,10 +377,10 @@ ks_conflict_guard(PG_FUNCTION_ARGS)
 	bool		isnull;
 	Datum		value;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BEFORE(data->tg_event))
+	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("kafka.conflict_guard must be called as a trigger, before rows are written")));
+				 errmsg("kafka.conflict_guard must be called as a trigger")));
 	event = data->tg_event;
 	rel = data->tg_relation;
 	if (TRIGGER_FIRED_BY_TRUNCATE(event))
@@ -272,6 +396,11 @@ ks_conflict_guard(PG_FUNCTION_ARGS)
 		return PointerGetDatum(new);
 
 	guard = guard_of(fcinfo, data);
+	if (TRIGGER_FIRED_AFTER(event))
+	{
+		guard_inserted(guard, rel, data);
+		return PointerGetDatum(NULL);
+	}
 	if (TRIGGER_FIRED_BY_INSERT(event))
 		return PointerGetDatum(guard_insert(guard, rel, new));
 	if (TRIGGER_FIRED_BY_DELETE(event))
@@ -281,9 +410,13 @@ ks_conflict_guard(PG_FUNCTION_ARGS)
 	}
 	if (!same_key(guard, rel, old, new))
 	{
+		check_key_is_updated(guard, rel, data->tg_updatedcols);
 		new = guard_insert(guard, rel, new);
 		guard_delete(guard, rel, old);
 	}
 	value = heap_getattr(old, guard->attnum, RelationGetDescr(rel), &isnull);
+	if (floor_value && floor_value->relid == RelationGetRelid(rel) &&
+		ks_ordering_compare(&guard->ordering, floor_value->value, floor_value->isnull, value, isnull) > 0)
+		return PointerGetDatum(put_after(guard, rel, new, floor_value->value, floor_value->isnull));
 	return PointerGetDatum(put_after(guard, rel, new, value, isnull));
 }

@@ -158,9 +158,21 @@ guard_arguments(const KsSubscription *s, const KsTarget *t)
 	return arguments.data;
 }
 
-/* What the subscriptions say the arguments are to be; ERROR if they do not agree. */
+/* The key's columns, as a list in SQL. */
 static char *
-wanted_arguments(Oid relid)
+key_columns(const KsTarget *t)
+{
+	StringInfoData columns;
+
+	initStringInfo(&columns);
+	for (int i = 0; i < t->nkeys; i++)
+		appendStringInfo(&columns, "%s%s", i ? ", " : "", quote_identifier(t->keys[i]));
+	return columns.data;
+}
+
+/* What the subscriptions say the arguments are to be, and *columns of the key; ERROR if they do not agree. */
+static char *
+wanted_arguments(Oid relid, char **columns)
 {
 	char	   *wanted = NULL;
 	ListCell   *lc;
@@ -177,8 +189,10 @@ wanted_arguments(Oid relid)
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("another subscription orders changes of table \"%s\" by another column or key", get_rel_name(relid)),
 					 errhint("Give all of them the same option \"conflict\" and key.")));
-		if (arguments)
-			wanted = arguments;
+		if (arguments == NULL)
+			continue;
+		wanted = arguments;
+		*columns = key_columns(t);
 	}
 	return wanted;
 }
@@ -188,6 +202,16 @@ static void
 run(const char *command)
 {
 	(void) ks_catalog_execute(command, 0, NULL, NULL, NULL);
+}
+
+/* Makes one of the triggers; other replication is a local writer, too, so it always fires. */
+static void
+make_trigger(const char *name, const char *when, const char *table, const char *each, const char *arguments)
+{
+	run(psprintf("CREATE TRIGGER %s %s ON %s FOR EACH %s EXECUTE FUNCTION kafka.conflict_guard(%s)", name, when, table, each,
+				 arguments));
+	run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", table, name));
+	run(psprintf("ALTER TRIGGER %s ON %s DEPENDS ON EXTENSION pg_kafka_sync", name, table));
 }
 
 /* The arguments that the row trigger of a table has now; NULL if there is none.  *any: there is one of the triggers. */
@@ -203,7 +227,7 @@ present_arguments(Relation rel, bool *any)
 	{
 		const Trigger *t = &rel->trigdesc->triggers[i];
 
-		*any = *any || strcmp(t->tgname, KS_GUARD_TRUNCATE) == 0;
+		*any = *any || strcmp(t->tgname, KS_GUARD_TRUNCATE) == 0 || strcmp(t->tgname, KS_GUARD_AFTER) == 0;
 		if (strcmp(t->tgname, KS_GUARD_TRIGGER) != 0)
 			continue;
 		*any = found = true;
@@ -217,7 +241,8 @@ present_arguments(Relation rel, bool *any)
 void
 ks_conflict_settle(Oid relid)
 {
-	char	   *arguments = wanted_arguments(relid);
+	char	   *columns = NULL;
+	char	   *arguments = wanted_arguments(relid, &columns);
 	Relation	rel = try_relation_open(relid, AccessShareLock);
 	Oid			types[1] = {OIDOID};
 	Datum		values[1] = {ObjectIdGetDatum(relid)};
@@ -240,18 +265,13 @@ ks_conflict_settle(Oid relid)
 	{
 		run(psprintf("DROP TRIGGER IF EXISTS " KS_GUARD_TRIGGER " ON %s", table));
 		run(psprintf("DROP TRIGGER IF EXISTS " KS_GUARD_TRUNCATE " ON %s", table));
+		run(psprintf("DROP TRIGGER IF EXISTS " KS_GUARD_AFTER " ON %s", table));
 	}
 	if (arguments == NULL)
 		return;
-	run(psprintf("CREATE TRIGGER " KS_GUARD_TRIGGER " BEFORE INSERT OR UPDATE OR DELETE ON %s "
-				 "FOR EACH ROW EXECUTE FUNCTION kafka.conflict_guard(%s)", table, arguments));
-	run(psprintf("CREATE TRIGGER " KS_GUARD_TRUNCATE " BEFORE TRUNCATE ON %s "
-				 "FOR EACH STATEMENT EXECUTE FUNCTION kafka.conflict_guard(%s)", table, arguments));
-	/* other replication is a local writer, too */
-	run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " KS_GUARD_TRIGGER, table));
-	run(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER " KS_GUARD_TRUNCATE, table));
-	run(psprintf("ALTER TRIGGER " KS_GUARD_TRIGGER " ON %s DEPENDS ON EXTENSION pg_kafka_sync", table));
-	run(psprintf("ALTER TRIGGER " KS_GUARD_TRUNCATE " ON %s DEPENDS ON EXTENSION pg_kafka_sync", table));
+	make_trigger(KS_GUARD_TRIGGER, "BEFORE INSERT OR UPDATE OR DELETE", table, "ROW", arguments);
+	make_trigger(KS_GUARD_AFTER, psprintf("AFTER INSERT OR UPDATE OF %s", columns), table, "ROW", arguments);
+	make_trigger(KS_GUARD_TRUNCATE, "BEFORE TRUNCATE", table, "STATEMENT", arguments);
 }
 
 /* See conflict_definition.h. */

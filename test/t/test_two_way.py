@@ -166,6 +166,74 @@ def test_same_keys(pair):
                         "WHERE c.updated_at <= d.stamp::timestamptz") == 0
 
 
+LATE = {
+    "insert": "INSERT INTO customer VALUES (1, 'again', NULL, '2026-01-02')",
+    "upsert": "INSERT INTO customer VALUES (1, 'again', NULL, '2026-01-02') ON CONFLICT (id) DO UPDATE SET name = excluded.name",
+    "moved": "UPDATE customer SET id = 1, name = 'again', updated_at = '2026-01-02' WHERE id = 2",
+}
+
+
+@pytest.mark.parametrize("statement", LATE)
+@pytest.mark.parametrize("who", ["user", "worker"])
+def test_insert_while_the_key_is_deleted(pair, who, statement):
+    """It waits in the unique index, so follows a delete that could not be seen when it began: it is newer all the same."""
+    p = pair()
+    p.a.q("INSERT INTO customer SELECT i, 'new', NULL, '2026-01-01' FROM generate_series(1, 3) i")
+    # the owner's policies are not in the way
+    role = f"owner of {p.a.name}"
+    p.a.q(f'CREATE ROLE "{role}"; GRANT ALL ON SCHEMA public TO "{role}"; ALTER TABLE customer OWNER TO "{role}";'
+          "ALTER TABLE customer ENABLE ROW LEVEL SECURITY")
+    # nor is another trigger
+    p.a.q("CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+          "CREATE TRIGGER nothing AFTER INSERT OR UPDATE ON customer FOR EACH ROW EXECUTE FUNCTION nothing()")
+    p.check()
+
+    def insert():
+        with p.a.connect() as connection:
+            connection.execute(LATE[statement])
+    blocked = "SELECT count(*) = %s FROM pg_locks WHERE NOT granted AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database())"
+    with p.a.connect() as deleter:
+        if who == "user":
+            deleter.execute("BEGIN; DELETE FROM customer WHERE id = 1")
+        else:
+            p.a.q("""CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock(77); RETURN NULL; END';
+                     CREATE TRIGGER hold AFTER DELETE ON customer FOR EACH ROW WHEN (OLD.id = 1) EXECUTE FUNCTION hold()""")
+            deleter.execute("SELECT pg_advisory_lock(77)")
+            p.b.q("DELETE FROM customer WHERE id = 1")
+            p.a.wait(blocked, 1)
+        thread = threading.Thread(target=insert, daemon=True)
+        thread.start()
+        p.a.wait(blocked, 1 if who == "user" else 2)
+        deleter.execute("COMMIT" if who == "user" else "SELECT pg_advisory_unlock(77)")
+        thread.join()
+    rows = p.rows()
+    assert rows == [(1, "again"), *([] if statement == "moved" else [(2, "new")]), (3, "new")]
+    assert p.a.value("SELECT updated_at > d.stamp::timestamptz FROM customer c, kafka.deleted_row d WHERE id = 1 AND d.key = '{1}'")
+
+
+def test_key_changed_by_a_trigger(pair):
+    """The trigger that looks again would not be told of it."""
+    p = pair(a="apply", b="apply", options={"session_replication_role": "replica"})
+    p.a.q("CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.id := NEW.id + 100; RETURN NEW; END';"
+          "CREATE TRIGGER odd BEFORE UPDATE ON customer FOR EACH ROW EXECUTE FUNCTION odd()")
+    p.a.q("SELECT kafka.alter_subscription('s', '{\"conflict\": \"newer:updated_at\"}')")
+    p.a.q("INSERT INTO customer VALUES (1, 'a')")
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="a trigger has changed the key of a row of table \"customer\""):
+        p.a.q("UPDATE customer SET name = 'b'")
+    p.a.q("UPDATE customer SET name = 'b', id = 2")
+    assert p.a.q("SELECT id, name FROM customer") == [(102, "b")]
+
+
+def test_deleted_by_a_trigger_as_it_is_inserted(pair):
+    """A row that its own statement deletes or changes again is not taken for one that came too late."""
+    p = pair()
+    p.a.q("CREATE FUNCTION away() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+          "IF NEW.id = 1 THEN DELETE FROM customer WHERE id = 1; ELSE UPDATE customer SET name = 'changed' WHERE id = 2; END IF; RETURN NULL; END $$;"
+          "CREATE TRIGGER \"a first\" AFTER INSERT ON customer FOR EACH ROW EXECUTE FUNCTION away()")
+    p.a.q("INSERT INTO customer VALUES (2, 'a'); DELETE FROM customer; INSERT INTO customer VALUES (1, 'a'), (2, 'a')")
+    assert p.rows() == [(2, "changed")]
+
+
 def test_worker_killed(private_cluster, kafka):
     """Whatever a kill -9 takes back comes again, and is put in the same order."""
     p = Pair(private_cluster, kafka)
@@ -330,17 +398,17 @@ def test_dropped_with_the_subscription(pair):
     guards = "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'customer'::regclass AND tgname ~ 'pg_kafka_sync' AND tgenabled = 'A'"
     p.a.q("INSERT INTO customer VALUES (1, 'a')")
     p.a.q("DELETE FROM customer")
-    assert p.a.value(guards) == 2 and p.a.value("SELECT count(*) FROM kafka.deleted_row") == 1
+    assert p.a.value(guards) == 3 and p.a.value("SELECT count(*) FROM kafka.deleted_row") == 1
     p.a.q("SELECT kafka.alter_subscription('s', '{\"conflict\": \"apply\"}')")
     assert p.a.value(guards) == 0 and p.a.value("SELECT count(*) FROM kafka.deleted_row") == 0
     p.a.q("SELECT kafka.alter_subscription('s', '{\"conflict\": \"newer:updated_at\"}')")
-    assert p.a.value(guards) == 2
+    assert p.a.value(guards) == 3
     # somebody takes them away: noticed
     p.a.q("ALTER TABLE customer DISABLE TRIGGER zz_pg_kafka_sync_conflict")
     p.b.q("INSERT INTO customer VALUES (2, 'b')")
     wait_until(lambda: "are missing or disabled" in (p.a.state("subscription", "s")["last_error"] or ""))
     p.a.q("SELECT kafka.alter_subscription('s', '{\"max_batch_rows\": 100}')")
-    assert p.a.value(guards) == 2
+    assert p.a.value(guards) == 3
     p.check()
     p.a.q("SELECT kafka.drop_subscription('s')")
     assert p.a.value(guards) == 0
