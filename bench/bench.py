@@ -298,7 +298,7 @@ def measure_apply(topic):
     path = SCRATCH / "data/orders.copy"
     source.run(f"COPY orders TO '{path}'")
     series = {"pg_kafka_sync": Series(), "COPY": Series(), "logical replication": Series(), "Debezium JDBC sink": Series()}
-    again, update, far = Series(), Series(), Series()
+    again, update, far, room, again_room = (Series() for _ in range(5))
     targets.set_up_far(source, target)
     sink_topic = None
     if peers:
@@ -316,6 +316,13 @@ def measure_apply(topic):
         again.add(BULK, *apply(f"again{run}", topic, BULK, empty=False))
         target.run("CHECKPOINT")
         update.add(BULK, update_all())
+        # the same where pages have room for a second version of each row, as tables have that are mostly updated
+        target.run("ALTER TABLE orders SET (fillfactor = 45)")
+        room.add(BULK, *apply(f"room{run}", topic, BULK))
+        target.run("CHECKPOINT")
+        again_room.add(BULK, *apply(f"again_room{run}", topic, BULK, empty=False))
+        target.run("ALTER TABLE orders RESET (fillfactor)")
+        target.run("CHECKPOINT")
         series["COPY"].add(BULK, *copy(path))
         empty_target("orders")
         series["logical replication"].add(BULK, targets.native(source, target, f"native{run}", "orders_pub", BULK))
@@ -326,7 +333,7 @@ def measure_apply(topic):
         drop_topic(sink_topic)
     drop_topic(topic)
     path.unlink()
-    return series, again, update, far
+    return series, again, update, far, room, again_room
 
 
 def measure_five(topic):
@@ -480,12 +487,13 @@ def main():
     if "snapshot" in wanted:
         report.absolute(f"(d) initial snapshot of {BULK} rows", measure_snapshots(), 250_000, "Debezium")
     if "apply" in wanted:
-        series, again, update, far = measure_apply(topic)
+        series, again, update, far, room, again_room = measure_apply(topic)
         report.throughput(f"(b) apply {BULK} rows to an empty table", series, "COPY", 0.4, "logical replication", 1)
         report.share(f"apply {BULK} rows to an empty table of another server (postgres_fdw)", far, series["pg_kafka_sync"],
                      "a local table", 0.4)
         report.share(f"apply {BULK} rows that are all there", again, series["pg_kafka_sync"], "rows that are not", 0.8)
         report.say(f"    {'one UPDATE of all rows':<26}{str(update):<34}ratio {update.median / series['COPY'].median:.2f}  of COPY")
+        report.share(f"apply {BULK} rows that are all there, in a table with fillfactor 45", again_room, room, "rows that are not", 0.8)
     if "transactions" in wanted or "targets" in wanted:
         series, topic = measure_drains("single", "orders_single", SINGLE, load_single)
         if "transactions" in wanted:
