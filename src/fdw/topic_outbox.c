@@ -42,9 +42,10 @@ typedef struct Outbox
 	int			ntargets;
 	KsOutboxTarget *targets;
 	int64		length;
-	char	   *memory;			/* what there is until the file is */
+	char	   *memory;			/* all of it, until it is in the file */
 	Size		capacity;
 	BufFile    *file;
+	bool		spilled;		/* the file has it; false with a file: that could not be filled */
 	int64		position;		/* of the file, for writing; -1 = somewhere else */
 	int			nmarks;
 	int			max_marks;
@@ -55,12 +56,22 @@ typedef struct Outbox
 
 static Outbox *outbox = NULL;
 
+/* Closes the file. */
+static void
+close_file(void)
+{
+	BufFile    *file = outbox->file;
+
+	outbox->file = NULL;
+	BufFileClose(file);
+}
+
 /* Ends the outbox; its memory and file are the transaction's. */
 static void
 forget(bool close)
 {
 	if (outbox && outbox->file && close)
-		BufFileClose(outbox->file);
+		close_file();
 	outbox = NULL;
 }
 
@@ -73,6 +84,9 @@ at_transaction_end(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_PRE_COMMIT:
+			/* to close it writes what is left in its buffer, which must not fail once the messages are sent */
+			if (outbox->file && !outbox->spilled)
+				close_file();
 			if (outbox->length > 0)
 				ks_topic_send();
 			forget(true);
@@ -188,17 +202,29 @@ mark(void)
 		return;
 	if (outbox->nmarks == outbox->max_marks)
 	{
-		outbox->max_marks = Max(16, outbox->max_marks * 2);
-		outbox->marks = outbox->marks ? repalloc(outbox->marks, sizeof(Mark) * outbox->max_marks) :
-			MemoryContextAlloc(outbox->context, sizeof(Mark) * outbox->max_marks);
+		int			most = Max(16, outbox->max_marks * 2);
+
+		outbox->marks = outbox->marks ? repalloc(outbox->marks, sizeof(Mark) * most) :
+			MemoryContextAlloc(outbox->context, sizeof(Mark) * most);
+		outbox->max_marks = most;	/* not before: a subtransaction that fails here leaves the outbox to others */
 	}
 	outbox->marks[outbox->nmarks].level = level;
 	outbox->marks[outbox->nmarks++].length = outbox->length;
 }
 
-/* Moves what there is in memory to a file, which lives as long as the transaction, whatever subtransaction this is. */
+/* Moves the file to a place. */
 static void
-spill(void)
+seek(int64 position)
+{
+	if (BufFileSeek(outbox->file, 0, (off_t) position, SEEK_SET) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not seek in the temporary file of messages to be sent")));
+}
+
+/* Makes the file, which lives as long as the transaction, whatever subtransaction this is. */
+static void
+make_file(void)
 {
 	ResourceOwner owner = CurrentResourceOwner;
 	MemoryContext former = MemoryContextSwitchTo(outbox->context);
@@ -213,23 +239,27 @@ spill(void)
 		CurrentResourceOwner = owner;
 	}
 	PG_END_TRY();
-	if (outbox->length > 0)
-		ks_buffile_write(outbox->file, outbox->memory, outbox->length);
-	outbox->position = outbox->length;
-	if (outbox->memory)
-		pfree(outbox->memory);
-	outbox->memory = NULL;
 	MemoryContextSwitchTo(former);
 }
 
-/* Moves the file to a place. */
+/*
+ * Moves what there is in memory to the file.  The memory is kept until all of it is there: if that fails in a
+ * subtransaction, for want of space, what was written before is still to be sent.
+ */
 static void
-seek(int64 position)
+spill(void)
 {
-	if (BufFileSeek(outbox->file, 0, (off_t) position, SEEK_SET) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not seek in the temporary file of messages to be sent")));
+	if (outbox->file)
+		seek(0);				/* it could not be filled before */
+	else
+		make_file();
+	if (outbox->length > 0)
+		ks_buffile_write(outbox->file, outbox->memory, outbox->length);
+	outbox->position = outbox->length;
+	outbox->spilled = true;
+	if (outbox->memory)
+		pfree(outbox->memory);
+	outbox->memory = NULL;
 }
 
 /* Writes bytes at the log's end. */
@@ -238,9 +268,9 @@ append(const void *data, Size size)
 {
 	if (size == 0)
 		return;
-	if (outbox->file == NULL && outbox->length + size > Min((Size) work_mem * 1024, MAX_MEMORY))
+	if (!outbox->spilled && outbox->length + size > Min((Size) work_mem * 1024, MAX_MEMORY))
 		spill();
-	if (outbox->file)
+	if (outbox->spilled)
 	{
 		if (outbox->position != outbox->length)
 			seek(outbox->length);
@@ -252,9 +282,11 @@ append(const void *data, Size size)
 	{
 		while (outbox->length + size > outbox->capacity || outbox->memory == NULL)
 		{
-			outbox->capacity = Max(8192, outbox->capacity * 2);
-			outbox->memory = outbox->memory ? repalloc_huge(outbox->memory, outbox->capacity) :
-				MemoryContextAlloc(outbox->context, outbox->capacity);
+			Size		capacity = Max(8192, outbox->capacity * 2);
+
+			outbox->memory = outbox->memory ? repalloc_huge(outbox->memory, capacity) :
+				MemoryContextAlloc(outbox->context, capacity);
+			outbox->capacity = capacity;
 		}
 		memcpy(outbox->memory + outbox->length, data, size);
 	}
@@ -294,7 +326,7 @@ void
 ks_outbox_rewind(void)
 {
 	outbox->read = 0;
-	if (outbox->file)
+	if (outbox->spilled)
 		seek(0);
 	outbox->position = -1;
 }
@@ -303,7 +335,7 @@ ks_outbox_rewind(void)
 static void
 take(void *data, Size size)
 {
-	if (outbox->file == NULL)
+	if (!outbox->spilled)
 		memcpy(data, outbox->memory + outbox->read, size);
 	else if (BufFileRead(outbox->file, data, size) != size)
 		ereport(ERROR,

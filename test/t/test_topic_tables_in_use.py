@@ -181,6 +181,20 @@ def test_limits_on_temporary_files(db, kafka, cluster, writable):
     assert sorted(m.json["id"] for m in settled(kafka, writable)) == list(range(1, 102))
 
 
+def test_spill_that_fails(db, kafka, writable):
+    """What a transaction wrote before a savepoint is sent as it was, if behind that the temporary file could not be filled."""
+    db.q("SET work_mem = '64kB'; SET temp_file_limit = '32kB'")
+    db.q("BEGIN; INSERT INTO w (id, name) VALUES (1, repeat('x', 60000))")
+    for _ in range(2):
+        db.q("SAVEPOINT s")
+        with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
+            db.q("INSERT INTO w (id, name) VALUES (2, repeat('y', 10000))")
+        db.q("ROLLBACK TO s")
+    db.q("SET temp_file_limit = -1; INSERT INTO w (id, name) VALUES (3, repeat('z', 10000)); COMMIT")
+    messages = settled(kafka, writable)
+    assert sorted((m.json["id"], m.json["name"]) for m in messages) == [(1, "x" * 60000), (3, "z" * 10000)]
+
+
 def test_timeout_while_reading(db, kafka):
     """A statement_timeout ends a scan that is reading, and one that parses; nothing of it is left in the session."""
     topic = kafka.create_topic(config=FOREVER)
