@@ -390,12 +390,13 @@ static void
 prepare_session(KsRemote *r)
 {
 	/*
-	 * Values are exchanged as text of these settings, and names are looked up nowhere but where we say.  What the other side
-	 * has confirmed must not be lost by it, since the positions have moved by then.
+	 * Values are exchanged as text of these settings, and names are looked up nowhere but where we say.  Rows that a policy
+	 * would hide are an error: a delete would pass them over.  What the other side has confirmed must not be lost by it,
+	 * since the positions have moved by then.
 	 */
 	(void) ks_remote_command(r, "SET search_path = pg_catalog; SET timezone = 'UTC'; SET datestyle = ISO; "
 							 "SET intervalstyle = postgres; SET extra_float_digits = 3; SET bytea_output = hex; "
-							 "SET lc_monetary = 'C'; SET lock_timeout = '" LOCK_WAIT "'; "
+							 "SET lc_monetary = 'C'; SET row_security = off; SET lock_timeout = '" LOCK_WAIT "'; "
 							 "SELECT pg_catalog.set_config('synchronous_commit', 'on', false) "
 							 "WHERE pg_catalog.current_setting('synchronous_commit') = 'off'");
 }
