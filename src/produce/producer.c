@@ -15,12 +15,26 @@
 #define FULL_WAIT_MS 1000
 #define PROBE_EVERY_MS 1000
 #define PROBE_TIMEOUT_MS 500
+#define CAUSE_WAIT_MS 2000		/* for the report of the message that made librdkafka give up */
 #define SHOWN_KEY_SIZE 128
+
+/*
+ * What a partition has had of this producer.  A broker that knows nothing of a producer takes any sequence number, so it
+ * would take a second batch whose first one it has refused: until the first is acknowledged, nothing else is under way.
+ */
+typedef enum Proof
+{
+	PROOF_NONE = 0, PROOF_AWAITED, PROOF_DONE
+} Proof;
 
 typedef struct Topic
 {
 	char		name[KS_TOPIC_SIZE];
 	rd_kafka_topic_t *handle;
+	int32		partitions;
+	int32		unproven;		/* partitions without PROOF_DONE */
+	uint8	   *proofs;			/* Proof of each partition */
+	int32		next;			/* partition to begin a search with */
 	char		table[2 * NAMEDATALEN + 2];	/* for errors: the table it was last used for */
 } Topic;
 
@@ -34,6 +48,7 @@ struct KsProducer
 	uint64		transaction;	/* number of the one in hand */
 	uint64		bytes_under_way;
 	uint32		since_served;
+	uint32		awaited;		/* partitions with PROOF_AWAITED */
 	bool		down;			/* no broker can be reached */
 	bool		failed;			/* an ERROR was raised for what cannot be delivered */
 	TimestampTz probed_at;
@@ -60,6 +75,11 @@ static const struct
 static const KsProperty guarantees[] = {
 	{"acks", "all"},
 	{"enable.idempotence", "true"},
+	/*
+	 * After a message that could not be delivered nothing later of its partition may be: it would come before what is sent
+	 * again, and subscriptions know repeats by positions that grow within a partition.
+	 */
+	{"enable.gapless.guarantee", "true"},
 	{"message.timeout.ms", "0"},
 	/* room for one message of any size: the bound in bytes is our own */
 	{"queue.buffering.max.kbytes", "262144"},
@@ -102,7 +122,7 @@ make_overrides(const KsServer *server, const KsOptions *options, int *count)
 
 /* The topic's entry with its handle, made if this is its first record. ERROR if librdkafka refuses. */
 static Topic *
-find_topic(KsProducer *producer, const KsRelation *rel)
+find_topic(KsProducer *producer, const KsRelation *rel, int32 partitions)
 {
 	bool		found;
 	Topic	   *topic = hash_search(producer->topics, rel->topic, HASH_ENTER, &found);
@@ -116,6 +136,9 @@ find_topic(KsProducer *producer, const KsRelation *rel)
 			ereport(ERROR,
 					(errcode(ERRCODE_FDW_ERROR),
 					 errmsg("could not use topic \"%s\": %s", rel->topic, rd_kafka_err2str(rd_kafka_last_error()))));
+		topic->partitions = topic->unproven = partitions;
+		topic->proofs = MemoryContextAllocZero(TopMemoryContext, partitions);
+		topic->next = 0;
 	}
 	snprintf(topic->table, sizeof(topic->table), "%s.%s", rel->schema, rel->table);
 	return topic;
@@ -182,23 +205,6 @@ fail_message(KsProducer *producer, const char *topic_name, const char *key, Size
 			 hint ? errhint("%s", hint) : 0));
 }
 
-/* Raises the ERROR for a producer that librdkafka has given up. */
-static void
-fail_producer(KsProducer *producer)
-{
-	char		reason[256] = "";
-	rd_kafka_resp_err_t error = rd_kafka_fatal_error(producer->client->rk, reason, sizeof(reason));
-
-	producer->failed = true;
-	ereport(ERROR,
-			(errcode(ERRCODE_FDW_ERROR),
-			 errmsg("the Kafka producer failed: %s", rd_kafka_err2str(error)),
-			 errdetail("%s", reason),
-			 error == RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED ||
-			 error == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ?
-			 errhint("The Kafka user needs WRITE on the topics (and IDEMPOTENT_WRITE on old brokers).") : 0));
-}
-
 /* A broker answered. */
 static void
 note_success(KsProducer *producer)
@@ -210,8 +216,25 @@ note_success(KsProducer *producer)
 	ks_worker_set_state(producer->state, producer->detail);
 }
 
-/* Books delivery reports. */
+/* A message of a partition was acknowledged. */
 static void
+note_proof(KsProducer *producer, const rd_kafka_message_t *message)
+{
+	Topic	   *topic = hash_search(producer->topics, rd_kafka_topic_name(message->rkt), HASH_FIND, NULL);
+
+	if (topic == NULL || message->partition < 0 || message->partition >= topic->partitions ||
+		topic->proofs[message->partition] != PROOF_AWAITED)
+		return;
+	topic->proofs[message->partition] = PROOF_DONE;
+	topic->unproven--;
+	producer->awaited--;
+}
+
+/*
+ * Books delivery reports.  ERROR for a message that could not be delivered; false if there are only such that came to
+ * nothing because librdkafka has given the producer up.
+ */
+static bool
 handle_reports(KsProducer *producer, rd_kafka_event_t *event)
 {
 	const rd_kafka_message_t *message;
@@ -219,14 +242,23 @@ handle_reports(KsProducer *producer, rd_kafka_event_t *event)
 	uint64		count = 0;
 	uint64		bytes = 0;
 	uint64		rows = 0;
+	bool		given_up = false;
 
 	while ((message = rd_kafka_event_message_next(event)) != NULL)
 	{
 		uint64		of = (uint64) (uintptr_t) message->_private;
 
+		if (message->err == RD_KAFKA_RESP_ERR__FATAL || message->err == RD_KAFKA_RESP_ERR__GAPLESS_GUARANTEE ||
+			message->err == RD_KAFKA_RESP_ERR__PURGE_QUEUE || message->err == RD_KAFKA_RESP_ERR__PURGE_INFLIGHT)
+		{
+			given_up = true;
+			continue;
+		}
 		if (message->err)
 			fail_message(producer, rd_kafka_topic_name(message->rkt), message->key, message->key_len, message->len,
 						 message->err);
+		if (unlikely(producer->awaited > 0))
+			note_proof(producer, message);
 		if (count > 0 && of != number)
 		{
 			if (!ks_ledger_acked(&producer->ledger, number, count))
@@ -246,6 +278,39 @@ handle_reports(KsProducer *producer, rd_kafka_event_t *event)
 	pg_atomic_fetch_add_u64(&ks_my_worker->bytes, bytes);
 	if (rows > 0)
 		note_success(producer);
+	return !given_up;
+}
+
+/*
+ * Raises the ERROR for a producer that librdkafka has given up.  Where it did so for a message that could not be
+ * delivered, the message's own report follows, and tells more.
+ */
+static void
+fail_producer(KsProducer *producer)
+{
+	char		reason[256] = "";
+	rd_kafka_resp_err_t error = rd_kafka_fatal_error(producer->client->rk, reason, sizeof(reason));
+	TimestampTz began = GetCurrentTimestamp();
+
+	producer->failed = true;
+	while (error == RD_KAFKA_RESP_ERR__GAPLESS_GUARANTEE &&
+		   !TimestampDifferenceExceeds(began, GetCurrentTimestamp(), CAUSE_WAIT_MS))
+	{
+		rd_kafka_event_t *event = rd_kafka_queue_poll(producer->client->queue, 0);
+
+		if (event == NULL)
+			ks_client_wait(producer->client, 50, "KafkaProduceWait");
+		else if (rd_kafka_event_type(event) == RD_KAFKA_EVENT_DR)
+			(void) handle_reports(producer, event);
+		rd_kafka_event_destroy(event);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_ERROR),
+			 errmsg("the Kafka producer failed: %s", rd_kafka_err2str(error)),
+			 errdetail("%s", reason),
+			 error == RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED ||
+			 error == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED ?
+			 errhint("The Kafka user needs WRITE on the topics (and IDEMPOTENT_WRITE on old brokers).") : 0));
 }
 
 /* Shows that no broker can be reached. */
@@ -271,7 +336,8 @@ ks_producer_serve(KsProducer *producer)
 		switch (rd_kafka_event_type(event))
 		{
 			case RD_KAFKA_EVENT_DR:
-				handle_reports(producer, event);
+				if (!handle_reports(producer, event))
+					fail_producer(producer);
 				break;
 			case RD_KAFKA_EVENT_ERROR:
 				if (rd_kafka_event_error(event) == RD_KAFKA_RESP_ERR__FATAL)
@@ -386,6 +452,42 @@ producer_begin(KsSink *sink, TransactionId xid)
 		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 }
 
+/*
+ * The partition of a message without a key: any, but while there are partitions without proof, one that has not had
+ * anything yet, else one with proof.
+ */
+static int32
+any_partition(Topic *topic)
+{
+	if (likely(topic->unproven == 0))
+		return RD_KAFKA_PARTITION_UA;
+	for (int wanted = PROOF_NONE; wanted <= PROOF_DONE; wanted += PROOF_DONE)
+		for (int i = 0; i < topic->partitions; i++)
+		{
+			int32		partition = (topic->next + i) % topic->partitions;
+
+			if (topic->proofs[partition] != wanted)
+				continue;
+			topic->next = (partition + 1) % topic->partitions;
+			return partition;
+		}
+	return topic->next;
+}
+
+/* Waits until a partition can take another message, see Proof. */
+static void
+await_proof(KsProducer *producer, Topic *topic, int32 partition)
+{
+	if (likely(topic->unproven == 0) || partition < 0 || partition >= topic->partitions)
+		return;
+	while (topic->proofs[partition] == PROOF_AWAITED)
+		ks_producer_wait(producer, FULL_WAIT_MS);
+	if (topic->proofs[partition] != PROOF_NONE)
+		return;
+	topic->proofs[partition] = PROOF_AWAITED;
+	producer->awaited++;
+}
+
 /* Number of librdkafka's arguments besides headers. */
 #define FIXED_ARGUMENTS 7
 
@@ -393,7 +495,7 @@ static void
 producer_emit(KsSink *sink, const KsRecord *record)
 {
 	KsProducer *producer = (KsProducer *) sink;
-	rd_kafka_topic_t *handle = record->rel->sink_topic;
+	Topic	   *topic = record->rel->sink_topic;
 	Size		size = record->key_size + record->value_size;
 	rd_kafka_vu_t arguments[FIXED_ARGUMENTS + KS_MAX_HEADERS];
 	int			n = 0;
@@ -402,19 +504,20 @@ producer_emit(KsSink *sink, const KsRecord *record)
 
 	if (unlikely(record->partitions == 0))
 		producer->owner.unknown_topic(producer->owner.arg, record->rel);
-	if (unlikely(handle == NULL))
+	if (unlikely(topic == NULL))
 	{
-		handle = find_topic(producer, record->rel)->handle;
-		((KsRelation *) record->rel)->sink_topic = handle;
+		topic = find_topic(producer, record->rel, record->partitions);
+		((KsRelation *) record->rel)->sink_topic = topic;
 	}
 	if (partition < 0)
-		partition = record->key == NULL ? RD_KAFKA_PARTITION_UA :
-			rd_kafka_msg_partitioner_murmur2(handle, record->key, record->key_size, record->partitions, NULL, NULL);
+		partition = record->key == NULL ? any_partition(topic) :
+			rd_kafka_msg_partitioner_murmur2(topic->handle, record->key, record->key_size, record->partitions, NULL, NULL);
 
 	if (++producer->since_served >= SERVE_EVERY)
 		ks_producer_serve(producer);
 	while (producer->bytes_under_way > 0 && producer->bytes_under_way + size > MAX_BYTES_UNDER_WAY)
 		ks_producer_wait(producer, FULL_WAIT_MS);
+	await_proof(producer, topic, partition);
 	if (record->value_size > 0 && record->value_size <= KS_PAYLOAD_LARGEST)
 	{
 		payload = ks_payload_take(record->value_size);
@@ -423,7 +526,7 @@ producer_emit(KsSink *sink, const KsRecord *record)
 	}
 
 	arguments[n].vtype = RD_KAFKA_VTYPE_RKT;
-	arguments[n++].u.rkt = handle;
+	arguments[n++].u.rkt = topic->handle;
 	arguments[n].vtype = RD_KAFKA_VTYPE_PARTITION;
 	arguments[n++].u.i32 = partition;
 	arguments[n].vtype = RD_KAFKA_VTYPE_MSGFLAGS;
@@ -450,14 +553,16 @@ producer_emit(KsSink *sink, const KsRecord *record)
 	{
 		rd_kafka_error_t *error = rd_kafka_produceva(producer->client->rk, arguments, n);
 		rd_kafka_resp_err_t code;
+		bool		fatal;
 
 		if (likely(error == NULL))
 			break;
 		code = rd_kafka_error_code(error);
+		fatal = rd_kafka_error_is_fatal(error);
 		rd_kafka_error_destroy(error);
 		if (code == RD_KAFKA_RESP_ERR__QUEUE_FULL)
 			ks_producer_wait(producer, FULL_WAIT_MS);
-		else if (code == RD_KAFKA_RESP_ERR__FATAL)
+		else if (fatal || code == RD_KAFKA_RESP_ERR__FATAL)
 			fail_producer(producer);
 		else
 			fail_message(producer, record->topic, record->key, record->key_size, size, code);
