@@ -101,6 +101,9 @@ CREATE TABLE kafka.subscription_position (
     read_at           timestamptz,       -- all that was in the log by then was read, as last noted
     topic_id          text,              -- of the topic that was read, where librdkafka tells it
     generation        bigint NOT NULL DEFAULT kafka.new_id(),  -- another one when it begins anew: foreign targets tell by it
+    anchor_offset     bigint,            -- of a message from a little earlier: what was read since may be of a recreated topic,
+    anchor_timestamp  timestamptz,       -- as long as this one was not found in the log again
+    anchor_checksum   bigint,
     PRIMARY KEY (subscription_id, topic, partition)
 ) WITH (fillfactor = 50);
 

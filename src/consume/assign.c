@@ -235,6 +235,7 @@ ask_ends(KsConsumer *c)
 {
 	KsOffsets  *offsets = c->offsets;
 	EndAsk	   *ask = allocate(sizeof(EndAsk));
+	TimestampTz asked_at = GetCurrentTimestamp();
 
 	ask->ends = allocate(sizeof(EndAnswer) * (offsets->count + 1));
 	for (int i = 0; i < offsets->count; i++)
@@ -262,6 +263,7 @@ ask_ends(KsConsumer *c)
 		o->low = ask->ends[i].low;
 		o->high = ask->ends[i].high;
 		o->shorter = 0;
+		ks_offset_note_answer(o, o->high, asked_at);
 	}
 	end_ask_free(ask);
 	return true;
@@ -561,6 +563,7 @@ ks_consumer_assign(KsConsumer *c)
 		if (!verify(c))
 			return false;
 	}
+	ks_gaps_check_ends(c);
 	ks_gaps_check_read(c);
 	ks_gaps_check_anchors(c);
 	if (c->missing[0] == '\0')

@@ -82,6 +82,8 @@ release_at_exit(int code, Datum arg)
 	ks_consumer_release(c, c->count);
 	if (c->anchors)
 		__atomic_store_n(&c->anchors->cancelled, 1, __ATOMIC_RELAXED);
+	if (c->ends)
+		__atomic_store_n(&c->ends->cancelled, 1, __ATOMIC_RELAXED);
 }
 
 /* See consumer.h. */
@@ -173,8 +175,7 @@ handle_error(KsConsumer *c, rd_kafka_event_t *event)
 				if (o->stable < 0)
 					c->first_end = true;
 				o->read = Max(o->read, Min(position, o->stop));
-				o->eof = position;
-				ks_offset_note_end(o, position);
+				o->eof = o->stable = position;
 				o->high = Max(o->high, position);
 			}
 			break;

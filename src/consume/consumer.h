@@ -30,6 +30,8 @@ typedef struct KsConsumer
 	TimestampTz next_configs;	/* when to look at the topics' configurations again */
 	int			next_anchor;	/* partition to be checked next, see gaps.c */
 	struct KsRecordAsks *anchors;	/* being asked for, or NULL */
+	struct KsRecordAsks *ends;	/* likewise, the ends of partitions, since "ends_at" */
+	TimestampTz ends_at;
 	TimestampTz next_group_commit;
 	bool		group_commit_warned;
 
@@ -90,6 +92,8 @@ extern void ks_gaps_check_id(KsConsumer *consumer, KsOffset *offset);
 extern void ks_gaps_check_read(KsConsumer *consumer);
 /* The same for one partition of which something is unread at "now". */
 extern void ks_gaps_check_unread(KsConsumer *consumer, const KsOffset *offset, TimestampTz now);
+/* Takes the answers, and asks anew, where logs end of which it was not asked for some time. */
+extern void ks_gaps_check_ends(KsConsumer *consumer);
 /* Takes the answers, and asks anew, whether what was read some time ago is still what the log holds. */
 extern void ks_gaps_check_anchors(KsConsumer *consumer);
 

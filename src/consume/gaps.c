@@ -8,6 +8,8 @@
  * - A compacted partition was not read to its end for longer than delete.retention.ms.  A tombstone that was written after
  *   its end was last seen may have come and gone since, and the row of its key would stay for ever.  read_at is the time
  *   up to which everything in the log was read; the table has it a little late, so that an idle subscription rarely writes.
+ *   Ends are asked for, on a thread: what librdkafka says unasked (statistics, ends of partitions) tells nothing of when it
+ *   was so; it goes on saying it while no broker answers.
  *
  * A rebuild is the way out of both, and is checked likewise: it counts as having read the log to its end when it began,
  * since then there was nothing that a delete could have been missed for.
@@ -35,6 +37,7 @@
 /* shorter times of retention cannot be told from a restart of the worker */
 #define RETENTION_MIN_MS 60000
 #define ANCHORS_AT_ONCE 64
+#define ENDS_EVERY_MS (10 * 60 * 1000)	/* where a topic is not compacted: it may become so */
 
 /* Are the positions those of the subscription itself? */
 static bool
@@ -86,7 +89,7 @@ ks_on_gap(const KsConsumer *c, const KsOffset *o, const char *reason)
 
 		ks_rebuild_request(s->id, InvalidOid, "rebuild", true);
 		(void) ks_catalog_execute("UPDATE kafka.subscription_position SET read_at = NULL, topic_id = NULL, "
-								  "last_offset = NULL, last_timestamp = NULL, last_checksum = NULL "
+								  "last_offset = NULL, last_timestamp = NULL, last_checksum = NULL, anchor_offset = NULL "
 								  "WHERE subscription_id = $1", 1, types, values, NULL);
 	}
 	PopActiveSnapshot();
@@ -260,9 +263,7 @@ ks_gaps_check_read(KsConsumer *c)
 		{
 			int64		limit = Max(o->retention_ms, RETENTION_MIN_MS);
 
-			if (o->stored >= end && o->stable < 0)
-				o->read_at = now;	/* nobody wrote in our absence */
-			else if (o->read_at == 0)
+			if (o->read_at == 0)
 				o->read_at = now;	/* it begins */
 			else if (o->stored < end || o->read > o->stored)
 				ks_gaps_check_unread(c, o, now);
@@ -273,6 +274,60 @@ ks_gaps_check_read(KsConsumer *c)
 	}
 	if (notes && is_live(c))
 		ks_offsets_note(c->offsets);
+}
+
+/* Is it time to ask again where a partition's log ends? */
+static bool
+end_is_due(const KsOffset *o, TimestampTz now)
+{
+	int64		every = o->retention_ms > 0 ? Max(o->retention_ms, RETENTION_MIN_MS) / 8 : ENDS_EVERY_MS;
+
+	return o->assigned && o->verified && TimestampDifferenceExceeds(o->read_at, now, (int) Min(every, PG_INT32_MAX));
+}
+
+/* See consumer.h. */
+void
+ks_gaps_check_ends(KsConsumer *c)
+{
+	KsRecordAsks *asks = c->ends;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (asks != NULL)
+	{
+		if (!ks_record_asks_done(asks))
+			return;
+		c->ends = NULL;
+		for (int i = 0; i < asks->count; i++)
+		{
+			KsOffset   *o = asks->asks[i].answered ? ks_offsets_find(c->offsets, asks->asks[i].topic, asks->asks[i].partition) : NULL;
+
+			/* who lags comes to a former end sooner */
+			if (o && o->assigned && o->verified && (o->read_at >= o->asked_at || asks->asks[i].offset < o->asked_high))
+				ks_offset_note_answer(o, asks->asks[i].offset, c->ends_at);
+		}
+		ks_record_asks_free(asks);
+	}
+	asks = ks_record_asks_create(c->offsets->count);
+	for (int i = 0; asks != NULL && i < c->offsets->count; i++)
+	{
+		KsOffset   *o = c->offsets->items[i];
+
+		if (end_is_due(o, now) && !ks_record_asks_add(asks, o->topic, o->partition, -1))
+		{
+			ks_record_asks_free(asks);
+			asks = NULL;
+		}
+	}
+	if (asks == NULL)
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	if (asks->count == 0)
+	{
+		ks_record_asks_free(asks);
+		return;
+	}
+	c->ends = asks;
+	c->ends_at = now;
+	ks_client_start(c->asker, ks_record_asks_run_ends, ks_record_asks_release, asks);
 }
 
 /* Takes the answers about anchors. */

@@ -67,8 +67,7 @@ update_topic(KsOffsets *offsets, const char *topic, const char *text, const char
 		if (o->shorter >= 2)
 			o->verified = false;
 		o->low = low;
-		o->high = high;
-		ks_offset_note_end(o, stable);
+		ks_offset_note_ends(o, high, stable);
 	}
 }
 

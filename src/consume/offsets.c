@@ -50,7 +50,7 @@ add_entry(KsOffsets *offsets, const char *topic, int32 partition, int64 start)
 	o->last_offset = -1;
 	o->last_timestamp_ms = -1;
 	o->anchor_offset = -1;
-	o->low = o->high = o->stable = o->eof = -1;
+	o->low = o->high = o->stable = o->eof = o->asked_high = o->asked_end = -1;
 	o->stop = PG_INT64_MAX;
 	o->producers = ks_producers_read(NULL);
 	o->reported = o->reported_stable = o->reported_high = -2;
@@ -81,6 +81,25 @@ is_live(const KsOffsets *offsets)
 	return strcmp(offsets->table, KS_LIVE_POSITIONS) == 0;
 }
 
+/* Reads what a record is known by from three columns, the first of them "number"; *offset stays -1 if they have none. */
+static void
+read_record(HeapTuple tuple, TupleDesc desc, int number, int64 *offset, int64 *timestamp_ms, uint32 *checksum)
+{
+	bool		null;
+	Datum		d = SPI_getbinval(tuple, desc, number, &null);
+
+	if (null)
+		return;
+	*offset = DatumGetInt64(d);
+	d = SPI_getbinval(tuple, desc, number + 1, &null);
+	*timestamp_ms = null ? -1 : ms_of_timestamp(DatumGetTimestampTz(d));
+	d = SPI_getbinval(tuple, desc, number + 2, &null);
+	if (null)
+		*offset = -1;
+	else
+		*checksum = (uint32) DatumGetInt64(d);
+}
+
 /*
  * Adds entries for what the table says: all partitions of this worker, or (topic not NULL) one.  Returns the last.
  */
@@ -100,7 +119,8 @@ read_positions(KsOffsets *offsets, const char *only_topic, int32 only_partition)
 	if (SPI_execute_with_args(psprintf("SELECT topic, partition, next_offset, last_offset, last_timestamp, last_checksum, "
 									   "producers%s FROM kafka.%s WHERE subscription_id = $1 "
 									   "AND ($2 IS NULL OR topic = $2 AND partition = $3) ORDER BY topic, partition",
-									   is_live(offsets) ? ", read_at, topic_id, generation" : "", offsets->table),
+									   is_live(offsets) ? ", read_at, topic_id, generation, anchor_offset, anchor_timestamp, "
+									   "anchor_checksum" : "", offsets->table),
 							  3, types, values, nulls, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kafka.%s", offsets->table);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -135,19 +155,9 @@ read_positions(KsOffsets *offsets, const char *only_topic, int32 only_partition)
 			if (!null)
 				strlcpy(o->topic_id, TextDatumGetCString(d), sizeof(o->topic_id));
 			o->generation = DatumGetInt64(SPI_getbinval(tuple, desc, 10, &null));
+			read_record(tuple, desc, 11, &o->anchor_offset, &o->anchor_timestamp_ms, &o->anchor_checksum);
 		}
-		d = SPI_getbinval(tuple, desc, 4, &null);
-		if (null)
-			continue;
-		o->last_offset = DatumGetInt64(d);
-		d = SPI_getbinval(tuple, desc, 5, &null);
-		if (!null)
-			o->last_timestamp_ms = ms_of_timestamp(DatumGetTimestampTz(d));
-		d = SPI_getbinval(tuple, desc, 6, &null);
-		if (null)
-			o->last_offset = -1;
-		else
-			o->last_checksum = (uint32) DatumGetInt64(d);
+		read_record(tuple, desc, 4, &o->last_offset, &o->last_timestamp_ms, &o->last_checksum);
 	}
 	SPI_finish();
 	return added;
@@ -314,7 +324,7 @@ ks_offsets_finish(KsOffsets *offsets, bool committed)
 TimestampTz
 ks_offset_read_at(const KsOffset *o, int64 position)
 {
-	return o->stable >= 0 && position >= o->stable ? Max(o->ends_at, o->read_at) : o->read_at;
+	return o->asked_end >= 0 && position >= o->asked_end ? Max(o->asked_at, o->read_at) : o->read_at;
 }
 
 /* See offsets.h. */
@@ -328,10 +338,22 @@ ks_offset_anchor(KsOffset *o)
 
 /* See offsets.h. */
 void
-ks_offset_note_end(KsOffset *o, int64 stable)
+ks_offset_note_answer(KsOffset *o, int64 high, TimestampTz asked_at)
 {
+	o->asked_at = asked_at;
+	o->asked_high = o->asked_end = high;
+	o->read_at = ks_offset_read_at(o, o->stored);
+}
+
+/* See offsets.h. */
+void
+ks_offset_note_ends(KsOffset *o, int64 high, int64 stable)
+{
+	o->high = high;
 	o->stable = stable;
-	o->ends_at = GetCurrentTimestamp();
+	/* a log that is as long as the answer said is no older: what it holds behind open transactions is not compacted */
+	if (o->asked_high >= 0 && high >= o->asked_high)
+		o->asked_end = Min(o->asked_end, stable);
 	o->read_at = ks_offset_read_at(o, o->stored);
 }
 

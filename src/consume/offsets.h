@@ -43,7 +43,9 @@ typedef struct KsOffset
 	int64		stop;			/* nothing at or after this is read; PG_INT64_MAX: no such bound */
 
 	/* gaps.c */
-	TimestampTz ends_at;		/* when "stable" was seen */
+	TimestampTz asked_at;		/* just before the log's end was asked for last */
+	int64		asked_high;		/* and the answer, -1 = none yet */
+	int64		asked_end;		/* what is to be applied for all that was in the log by then to be; -1 = not known */
 	TimestampTz read_at;		/* all that was in the log by then is applied; 0 = it was never read to its end */
 	TimestampTz read_at_noted;	/* the same, as in the table */
 	int64		retention_ms;	/* delete.retention.ms; 0 = not compacted, or of no concern, -1 = not known */
@@ -119,8 +121,10 @@ extern bool ks_offsets_write(KsOffsets *offsets);
  * Writes read_at, topic_id and the last record of the entries marked "note", in a transaction of its own.
  */
 extern void ks_offsets_note(KsOffsets *offsets);
-/* Notes where a partition was just seen to end. */
-extern void ks_offset_note_end(KsOffset *offset, int64 stable);
+/* Notes the answer, a high watermark, to what was asked at "asked_at". */
+extern void ks_offset_note_answer(KsOffset *offset, int64 high, TimestampTz asked_at);
+/* Notes where a partition ends by what was fetched of it last, whenever that was. */
+extern void ks_offset_note_ends(KsOffset *offset, int64 high, int64 stable);
 /* Makes the last record the one that the partition is known by from now on. */
 extern void ks_offset_anchor(KsOffset *offset);
 /* What read_at becomes when everything before "position" is applied. */

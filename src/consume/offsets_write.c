@@ -29,7 +29,8 @@ enum
 {
 	POS_SUBSCRIPTION_ID = 1, POS_TOPIC, POS_PARTITION, POS_NEXT_OFFSET, POS_START_OFFSET, POS_LAST_OFFSET,
 	POS_LAST_TIMESTAMP, POS_LAST_CHECKSUM, POS_APPLIED_AT, POS_PRODUCERS,
-	POS_READ_AT					/* from here on the subscription's own only */
+	POS_READ_AT,				/* from here on the subscription's own only */
+	POS_TOPIC_ID, POS_GENERATION, POS_ANCHOR_OFFSET, POS_ANCHOR_TIMESTAMP, POS_ANCHOR_CHECKSUM
 };
 
 #define POS_KEYS 3				/* columns of the primary key, the first ones */
@@ -144,6 +145,13 @@ write_one(Writer *w, const KsOffset *o)
 	}
 	if (w->live && ks_offset_read_at(o, o->staged_next) != 0)
 		set(w, POS_READ_AT, TimestampTzGetDatum(ks_offset_read_at(o, o->staged_next)));
+	if (w->live && o->anchor_offset >= 0)
+	{
+		set(w, POS_ANCHOR_OFFSET, Int64GetDatum(o->anchor_offset));
+		set(w, POS_ANCHOR_CHECKSUM, Int64GetDatum((int64) o->anchor_checksum));
+		set(w, POS_ANCHOR_TIMESTAMP, TimestampTzGetDatum(ks_timestamp_of_ms(o->anchor_timestamp_ms)));
+		w->changed->tts_isnull[POS_ANCHOR_TIMESTAMP - 1] = o->anchor_timestamp_ms < 0;
+	}
 	if (ks_producers_changed(o->producers))
 		set(w, POS_PRODUCERS, JsonbPGetDatum(ks_producers_write(o->producers)));
 	ExecStoreVirtualTuple(w->changed);

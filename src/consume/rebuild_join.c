@@ -196,7 +196,7 @@ join_positions(KsRebuild *r)
 							  "ON CONFLICT (subscription_id, topic, partition) DO UPDATE SET next_offset = excluded.next_offset, "
 							  "start_offset = excluded.start_offset, last_offset = excluded.last_offset, "
 							  "last_timestamp = excluded.last_timestamp, last_checksum = excluded.last_checksum, "
-							  "producers = excluded.producers, read_at = NULL, topic_id = NULL, "
+							  "producers = excluded.producers, read_at = NULL, topic_id = NULL, anchor_offset = NULL, "
 							  "applied_at = coalesce(excluded.applied_at, subscription_position.applied_at)",
 							  1, types, values, NULL);
 	return true;

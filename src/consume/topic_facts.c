@@ -312,6 +312,22 @@ ks_record_asks_run(rd_kafka_t *rk, void *arg)
 	}
 }
 
+/* Asks for the ends of logs; one without a leader must not keep the others waiting for long. */
+void
+ks_record_asks_run_ends(rd_kafka_t *rk, void *arg)
+{
+	KsRecordAsks *a = arg;
+
+	for (int i = 0; i < a->count && !__atomic_load_n(&a->cancelled, __ATOMIC_RELAXED); i++)
+	{
+		KsRecordAsk *ask = &a->asks[i];
+		int64_t		low;
+
+		ask->answered = rd_kafka_query_watermark_offsets(rk, ask->topic, ask->partition, &low, &ask->offset,
+														 RECORD_TIMEOUT_MS) == RD_KAFKA_RESP_ERR_NO_ERROR;
+	}
+}
+
 /* The asker frees it; from here on it is his. */
 void
 ks_record_asks_release(void *arg)

@@ -38,7 +38,7 @@ extern const KsTopicFact *ks_topic_facts_find(const KsTopicFacts *facts, const c
 extern void ks_topic_facts_run(rd_kafka_t *rk, void *facts);
 extern void ks_topic_facts_free(void *facts);
 
-/* One record of a partition, as it is in the log now. */
+/* One record of a partition, as it is in the log now, or (then offset is the answer, nothing else) the log's end. */
 typedef struct KsRecordAsk
 {
 	char	   *topic;
@@ -69,6 +69,7 @@ extern bool ks_record_asks_add(KsRecordAsks *asks, const char *topic, int32_t pa
 extern void ks_record_asks_free(KsRecordAsks *asks);
 /* For ks_client_start. */
 extern void ks_record_asks_run(rd_kafka_t *rk, void *asks);
+extern void ks_record_asks_run_ends(rd_kafka_t *rk, void *asks);
 extern void ks_record_asks_release(void *asks);
 /* Are they answered? */
 extern bool ks_record_asks_done(const KsRecordAsks *asks);

@@ -563,7 +563,7 @@ ks_seek_subscription(PG_FUNCTION_ARGS)
 								  "SET next_offset = excluded.next_offset, "
 								  "start_offset = least(subscription_position.start_offset, excluded.start_offset), "
 								  "last_offset = NULL, last_timestamp = NULL, last_checksum = NULL, "
-								  "read_at = NULL, topic_id = NULL, generation = kafka.new_id(), "
+								  "anchor_offset = NULL, read_at = NULL, topic_id = NULL, generation = kafka.new_id(), "
 								  /* what is read again is no repeat */
 								  "producers = CASE WHEN excluded.next_offset >= subscription_position.next_offset "
 								  "THEN subscription_position.producers END",

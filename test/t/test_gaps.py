@@ -1,10 +1,12 @@
 """What can no longer be read, or is not what it was, is never passed over in silence."""
 
 import json
+import threading
 
 import pytest
 
 from conftest import wait_until
+from kafka_proxy import Proxy
 from test_subscription import subscribe, table
 
 
@@ -80,6 +82,25 @@ def test_recreated_and_silent(db, private_kafka):
     finally:
         kafka.resume()
     error(db, f'topic "{topic}", partition 0', "offset", "rebuild")
+
+
+def test_recreated_and_begun_anew(db, kafka):
+    """What was read of the new one does not vouch for it to a worker that begins before it was noticed."""
+    topic = kafka.create_topic()
+    table(db)
+    subscribe(db, topic, "t")
+    kafka.produce_many(topic, messages("old", 10))
+    db.wait_for_subscription("s")
+    recreate(kafka, topic)
+    kafka.produce_many(topic, messages("new", 3000, 100))
+    # it may have been seen at once, while the new log was shorter
+    db.wait("SELECT EXISTS (SELECT FROM t WHERE v = 'new') OR EXISTS (SELECT FROM kafka.subscription_status WHERE state = 'error')")
+    db.q("SELECT kafka.alter_subscription('s', '{\"max_batch_rows\": 999}')")
+    error(db, f'topic "{topic}", partition 0', "offset", "rebuild")
+    db.q("SELECT kafka.seek_subscription('s', 'earliest')")
+    db.wait("SELECT count(*) = 3000 FROM t WHERE v = 'new'")
+    db.wait_for_subscription("s")
+    assert db.value("SELECT anchor_offset IS NULL OR anchor_offset >= 0 FROM kafka.subscription_position")
 
 
 def test_recreated_before_the_first_message(db, kafka):
@@ -194,6 +215,41 @@ def test_tombstone_that_was_never_seen(db, kafka):
     backdate(db, "1 min")
     resume(db)
     error(db, "compaction may have removed deletes")
+
+
+def test_end_is_not_what_it_was(db, kafka):
+    """While no broker answers nothing is known of what a compacted topic loses, whatever librdkafka repeats of its end."""
+    prefix = kafka.new_topic_name("p")
+    topic = kafka.create_topic(f"{prefix}.one", config={"cleanup.policy": "compact", "delete.retention.ms": "60000"})
+    table(db)
+    kafka.produce_many(topic, messages("x", 10))
+    silent = threading.Event()
+    read_at = "SELECT read_at FROM kafka.subscription_position WHERE topic = %s"
+    with Proxy(kafka, lambda api, version, frame: [] if silent.is_set() else [frame]) as proxy, db.connect() as other:
+        db.q(f"""CREATE SERVER proxy FOREIGN DATA WRAPPER kafka OPTIONS ("bootstrap.servers" '{proxy.bootstrap}', "socket.timeout.ms" '3000')""")
+        db.q("SELECT kafka.create_subscription('s', 'proxy', %s, 't', 'json')", ["^" + prefix.replace(".", "\\.")])
+        db.wait_for_subscription("s")
+        wait_until(lambda: db.value(read_at, topic))
+        silent.set()
+        since = db.value("SELECT pg_catalog.clock_timestamp()")
+        kafka.produce_many(topic, messages("y", 5, 10))
+        db.wait_state("subscription", "s", "retrying", timeout=60)
+        # an eighth of delete.retention.ms: what was read sooner is not noted
+        db.wait("SELECT pg_catalog.clock_timestamp() > %s + interval '9 s'", since)
+        # nothing is applied
+        other.execute("BEGIN; LOCK TABLE t")
+        silent.clear()
+        db.wait("SELECT high_watermark = 15 FROM kafka.subscription_offsets WHERE topic = %s", topic, timeout=60)
+        # the first one is found before ends are looked at, the next one after
+        for name in ("two", "three"):
+            kafka.create_topic(f"{prefix}.{name}")
+            db.wait("SELECT EXISTS (SELECT FROM kafka.subscription_position WHERE topic = %s)", f"{prefix}.{name}")
+        assert db.value(read_at, topic) <= since
+        other.execute("ROLLBACK")
+        db.wait("SELECT count(*) = 15 FROM t")
+        # and then it is asked for
+        db.wait("SELECT read_at > %s FROM kafka.subscription_position WHERE topic = %s", since, topic)
+    assert db.value("SELECT count(*) FROM kafka.problems WHERE problem LIKE 'state error%%'") == 0
 
 
 def test_not_compacted(db, kafka):
