@@ -34,6 +34,7 @@ typedef struct KsPlugin
 	KsEmitter  *emitter;
 	MemoryContext row_context;
 	uint32		unpublished;	/* changes since the sink was served */
+	bool		own_origin;		/* the transaction in hand is one of our subscriptions' */
 	Oid			stamped;		/* table whose next change is that which "stamp" was noted for */
 	StringInfoData stamp;		/* what a delete is ordered by, see KS_HEADER_DELETED */
 	uint64		full_xid;		/* of the transaction in hand; 0 = not asked yet */
@@ -94,6 +95,7 @@ plugin_begin(LogicalDecodingContext *ctx, ReorderBufferTXN *txn)
 	origin.snapshot = "false";
 	plugin->full_xid = 0;
 	plugin->stamped = InvalidOid;
+	plugin->own_origin = ks_origin_is_ours(txn->origin_id);
 	ks_emit_begin(plugin->emitter, &origin);
 }
 
@@ -216,6 +218,17 @@ note_delete(KsPlugin *plugin, Relation relation, HeapTuple tuple)
 		appendStringInfo(&plugin->stamp, "=%s", ks_utf8_name(TextDatumGetCString(stamp)));
 }
 
+/* Is the transaction in hand left out for its origin, by the definition at the change in hand? */
+static bool
+is_left_out(KsPlugin *plugin)
+{
+	if (!plugin->own_origin)
+		return false;
+	if (!plugin->source->valid)
+		(void) ks_source_refresh(plugin->source);
+	return strcmp(plugin->source->options->text_value[KS_OPT_ORIGIN], "any") != 0;
+}
+
 static void
 plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation relation, ReorderBufferChange *change)
 {
@@ -226,6 +239,13 @@ plugin_change(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, Relation relat
 	KsEntry    *entry;
 
 	plugin->source->lsn = change->lsn;
+	if (is_left_out(plugin))
+	{
+		skip_change(plugin);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(plugin->row_context);
+		return;
+	}
 	if (plugin->stamped == RelationGetRelid(relation))
 		ks_emit_delete_stamp(plugin->emitter, &plugin->stamp);
 	entry = ks_relation_cache_lookup(plugin->cache, relation);
@@ -315,7 +335,7 @@ plugin_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, int nrelatio
 	MemoryContext old = MemoryContextSwitchTo(plugin->row_context);
 
 	plugin->source->lsn = change->lsn;
-	for (int i = 0; i < nrelations; i++)
+	for (int i = 0; i < nrelations && !is_left_out(plugin); i++)
 	{
 		KsEntry    *entry;
 
@@ -333,18 +353,20 @@ plugin_truncate(LogicalDecodingContext *ctx, ReorderBufferTXN *txn, int nrelatio
 	MemoryContextReset(plugin->row_context);
 }
 
+/*
+ * Leaves out what our subscriptions wrote while it is read, which saves the reorder buffer.  Only where the definition in
+ * force here is known: after a start, or a change of it, the next change that is replayed tells, see is_left_out().
+ */
 static bool
 plugin_filter_by_origin(LogicalDecodingContext *ctx, RepOriginId origin_id)
 {
 	KsPlugin   *plugin = ctx->output_plugin_private;
-	const KsOptions *options;
+	const KsSource *source = plugin->source;
 
-	if (plugin->source == NULL)
-		return false;			/* the slot is being made */
-	options = plugin->source->options ? plugin->source->options : plugin->source->fallback->options;
-	if (strcmp(options->text_value[KS_OPT_ORIGIN], "any") == 0)
+	/* NULL: the slot is being made */
+	if (source == NULL || !source->valid || source->options == NULL)
 		return false;
-	return ks_origin_is_ours(origin_id);
+	return strcmp(source->options->text_value[KS_OPT_ORIGIN], "any") != 0 && ks_origin_is_ours(origin_id);
 }
 
 static void

@@ -51,3 +51,26 @@ def test_origin_goes_at_once_without_publishers(db, kafka):
     db.q("SELECT kafka.drop_subscription('s')")
     db.wait(OURS.replace("count(*)", "count(*) = 0"))
     assert db.value("SELECT count(*) FROM kafka.dropped_origin") == 0
+
+
+def test_option_origin_holds_from_its_place_on(db, kafka):
+    """Not from the time when the worker that reads so far was started."""
+    db.q("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    p = prefix()
+    create(db, "p", "FOR TABLE t", p, options='{"origin": "any"}')
+    db.q("SELECT kafka.pause_publisher('p')")
+    db.wait("SELECT pid IS NULL FROM kafka.publisher_status")
+    topic = kafka.create_topic()
+    db.q("SELECT kafka.create_subscription('s', 'kafka', %s, 't', 'json')", [topic])
+
+    def apply(i, origin):
+        kafka.produce(topic, {"id": i, "v": "from elsewhere"}, {"id": i})
+        db.wait_for_subscription("s", 20)
+        db.q("SELECT kafka.alter_publisher('p', jsonb_build_object('origin', %s::text))", origin)
+    apply(1, "none")
+    apply(2, "any")
+    apply(3, "none")
+    apply(4, None)
+    db.q("SELECT kafka.resume_publisher('p')")
+    sync(db, "p")
+    assert [m.json["id"] for m in kafka.consume(f"{p}.public.t")] == [1, 3]
