@@ -18,5 +18,5 @@ CREATE FUNCTION kafka.conflict_guard() RETURNS trigger
     LANGUAGE c VOLATILE
     AS 'MODULE_PATHNAME', 'ks_conflict_guard';
 COMMENT ON FUNCTION kafka.conflict_guard() IS
-    'Trigger function that subscriptions with option "conflict": "newer" set on their targets: gives rows that are written here a newer value of the column than the row or delete before, remembers deletes, refuses TRUNCATE. Errors: check_violation (the type of the column has no next value), not_null_violation, feature_not_supported (TRUNCATE; a trigger has changed a key).';
+    'Trigger function that subscriptions with option "conflict": "newer" set on their targets: gives rows that are written here a newer value of the column than the row or delete before, remembers deletes, refuses TRUNCATE. Errors: check_violation (the type of the column has no next value), not_null_violation, feature_not_supported (TRUNCATE; a trigger has changed a key), triggered_data_change_violation (a newer value was suppressed).';
 REVOKE ALL ON FUNCTION kafka.conflict_guard() FROM PUBLIC;

@@ -20,6 +20,7 @@
 #include "conflict/conflict.h"
 #include "control/worker.h"
 #include "executor/spi.h"
+#include "executor/tuptable.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -286,6 +287,19 @@ same_key(Guard *guard, Relation rel, HeapTuple a, HeapTuple b)
 	return same || datum_image_eq(key_of(guard, rel, a), key_of(guard, rel, b), false, -1);
 }
 
+/* Is this version of a row there, for this transaction, as of now? */
+static bool
+is_there(Relation rel, ItemPointer tid)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	bool		found = table_tuple_fetch_row_version(rel, tid, snapshot, slot);
+
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
 /*
  * A new key is in the table.  Is there a delete of it that the row does not come after?  It was not committed when
  * guard_insert() looked, but is now: the unique index waits for who deletes.  None can come any more before we commit.
@@ -340,6 +354,12 @@ guard_inserted(Guard *guard, Relation rel, TriggerData *data)
 			elog(ERROR, "SPI_connect failed");
 		if (SPI_execute_with_args(sql, 2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
 			elog(ERROR, "could not give a row a newer value");
+		if (SPI_processed == 0 && is_there(rel, &tid))
+			ereport(ERROR,
+					(errcode(ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION),
+					 errmsg("a new row of table \"%s\" could not be given a newer value than the delete that it waited for",
+							RelationGetRelationName(rel)),
+					 errhint("A trigger or rule has left out the UPDATE that would do it. Insert the row again.")));
 		SPI_finish();
 	}
 	PG_FINALLY();

@@ -211,6 +211,62 @@ def test_insert_while_the_key_is_deleted(pair, who, statement):
     assert p.a.value("SELECT updated_at > d.stamp::timestamptz FROM customer c, kafka.deleted_row d WHERE id = 1 AND d.key = '{1}'")
 
 
+def test_key_of_another_scale(pair):
+    """A key that is written anew with other zeros is no other key: the delete that its update is in messages comes before its row."""
+    p = pair(table=TABLE.replace("id int", "id numeric"))
+    p.a.q("INSERT INTO customer VALUES (1.0, 'new', NULL, '2026-01-01'), (2.0, 'new', NULL, '2026-01-01')")
+    p.settle()
+    p.a.q("UPDATE customer SET id = 1.00, name = 'a', updated_at = '2026-01-02' WHERE id = 1")
+    p.a.q("UPDATE customer SET id = 2.00, name = 'a' WHERE id = 2")
+    p.settle()
+    assert p.b.q("SELECT id::int, name FROM customer ORDER BY id") == [(1, "a"), (2, "a")]
+    p.b.q("UPDATE customer SET name = 'b' WHERE id = 1")
+    p.b.q("DELETE FROM customer WHERE id = 2")
+    p.settle()
+    assert p.a.q("SELECT id::int, name FROM customer ORDER BY id") == [(1, "b")]
+
+
+def test_message_key_with_more_columns(pair):
+    """An update that changes it, and not the target's key, is no delete there, though it is one in messages."""
+    p = pair(table=TABLE + "ALTER TABLE customer ALTER name SET NOT NULL; CREATE UNIQUE INDEX wide ON customer (id, name);"
+             "ALTER TABLE customer REPLICA IDENTITY USING INDEX wide;")
+    p.a.q("SELECT kafka.set_topic('p', 'customer', key => '{id,name}')")
+    p.a.q("INSERT INTO customer SELECT i, 'new', NULL, '2026-01-01' FROM generate_series(1, 20) i")
+    p.check()
+    p.a.q("UPDATE customer SET name = 'a' || id, updated_at = '2026-01-02'")
+    assert p.rows() == [(i, f"a{i}") for i in range(1, 21)]
+    p.a.q("UPDATE customer SET id = 30 WHERE id = 1")
+    p.a.q("DELETE FROM customer WHERE id = 2")
+    assert [id for id, _ in p.rows()] == [*range(3, 21), 30]
+
+
+def test_newer_value_is_suppressed(pair):
+    """A row that came after a delete must not stay without a newer value."""
+    p = pair(a="apply", b="apply", options={"session_replication_role": "replica"})
+    p.a.q("CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+          "CREATE TRIGGER never BEFORE UPDATE ON customer FOR EACH ROW EXECUTE FUNCTION never()")
+    for db in p.both:
+        db.q("SELECT kafka.alter_subscription('s', '{\"conflict\": \"newer:updated_at\"}')")
+    p.a.q("INSERT INTO customer VALUES (1, 'new', NULL, '2026-01-01')")
+    p.check()
+    errors = []
+
+    def insert():
+        with p.a.connect() as connection:
+            try:
+                connection.execute(LATE["insert"])
+            except psycopg.Error as e:
+                errors.append(str(e))
+    with p.a.connect() as deleter:
+        deleter.execute("BEGIN; DELETE FROM customer WHERE id = 1")
+        thread = threading.Thread(target=insert, daemon=True)
+        thread.start()
+        p.a.wait("SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database())")
+        deleter.execute("COMMIT")
+        thread.join()
+    assert p.rows() == [] and "could not be given a newer value" in errors[0], errors
+
+
 def test_key_changed_by_a_trigger(pair):
     """The trigger that looks again would not be told of it."""
     p = pair(a="apply", b="apply", options={"session_replication_role": "replica"})
