@@ -4,6 +4,9 @@
  *
  * A transaction locks its partitions' rows before it writes anything.  So one that a former worker left behind, whose
  * COMMIT may still be on its way, is waited for before it is decided what the other side has.
+ *
+ * A server that takes the place of another, a standby for one, may lack the last transactions that were confirmed.  What
+ * this process has seen committed is compared with what a new connection finds.
  */
 #include "postgres.h"
 
@@ -157,4 +160,72 @@ ks_postgres_store_offsets(KsPostgresSink *s, KsRun *run_)
 	(void) run(s, &r, "UPDATE %s o SET generation = n.generation, next_offset = n.next "
 			   "FROM unnest($5::text[], $6::integer[], $7::bigint[], $8::bigint[]) n (topic, partition, generation, next) "
 			   "WHERE " KEY " AND o.topic = n.topic AND o.partition = n.partition", 4);
+}
+
+/* See postgres_sink.h. */
+void
+ks_postgres_confirm_offsets(KsPostgresSink *s)
+{
+	KsProgress *p = s->target->progress;
+
+	for (int i = 0; i < p->count; i++)
+		if (p->items[i].changed && p->items[i].partition >= 0)
+			ks_progress_set(s->confirmed, p->items[i].topic, p->items[i].partition, p->items[i].generation, p->items[i].next);
+}
+
+/* Appends, for a seek, from where on the other side lacks what it had confirmed of the partitions of a topic. */
+static void
+append_lost(StringInfo lost, const KsProgress *p, const PGresult *result, const char *topic)
+{
+	bool		any = false;
+
+	for (int row = 0; row < PQntuples(result); row++)
+		for (int i = 0; i < p->count; i++)
+		{
+			const KsProgressItem *item = &p->items[i];
+			int64		next = strtoll(PQgetvalue(result, row, 3), NULL, 10);
+
+			if (strcmp(item->topic, topic) != 0 || strcmp(PQgetvalue(result, row, 0), topic) != 0 ||
+				atoi(PQgetvalue(result, row, 1)) != item->partition ||
+				strtoll(PQgetvalue(result, row, 2), NULL, 10) != item->generation || next >= item->next)
+				continue;
+			if (any)
+				appendStringInfoString(lost, ", ");
+			else
+				appendStringInfo(lost, "%s\"%s\": {", lost->len > 0 ? ", " : "", topic);
+			any = true;
+			appendStringInfo(lost, "\"%d\": " INT64_FORMAT, (int) item->partition, next);
+		}
+	if (any)
+		appendStringInfoChar(lost, '}');
+}
+
+/* See postgres_sink.h.  All partitions, those of the run or not: who seeks back starts another process, which knows of none. */
+void
+ks_postgres_check_offsets(KsPostgresSink *s, KsRun *run_)
+{
+	KsProgress *p = s->confirmed;
+	StringInfoData lost;
+	PGresult   *result;
+	Rows		r;
+
+	if (p->count == 0)
+		return;
+	initStringInfo(&lost);
+	begin_rows(&r, s);
+	result = run(s, &r, "SELECT topic, partition, generation, next_offset FROM %s WHERE " KEY " AND partition >= 0 "
+				 "ORDER BY topic, partition", 0);
+	for (int row = 0; row < PQntuples(result); row++)
+		if (row == 0 || strcmp(PQgetvalue(result, row, 0), PQgetvalue(result, row - 1, 0)) != 0)
+			append_lost(&lost, p, result, PQgetvalue(result, row, 0));
+	if (lost.len == 0)
+		return;
+	/* no message is at fault, and the process that knows of it must stay */
+	run_->unreachable = true;
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("server \"%s\" has lost what it had confirmed, as a standby has that was behind when it was promoted",
+					s->remote->server),
+			 errdetail("Write it again with kafka.seek_subscription(%s, %s).",
+					   quote_literal_cstr(s->target->subscription), quote_literal_cstr(psprintf("{%s}", lost.data)))));
 }

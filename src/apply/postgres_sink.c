@@ -73,7 +73,10 @@ describe(KsTargetTable *t)
 		s->remote = ks_remote_create(t->subscription_id);
 		s->context = AllocSetContextCreate(t->parent, "pg_kafka_sync other server's table", ALLOCSET_SMALL_SIZES);
 		if (t->target->options->bool_value[KS_OPT_REMOTE_OFFSETS])
+		{
 			t->progress = ks_progress_create();
+			s->confirmed = ks_progress_create();
+		}
 		MemoryContextSwitchTo(old);
 		t->sink_state = s;
 	}
@@ -96,13 +99,16 @@ open_remote(KsTargetTable *t, KsRun *run)
 		s->described = true;
 	}
 	if (ks_remote_connect(s->remote, s->serverid, t->owner, &run->unreachable))
-		s->looked = false;
+		s->looked = s->checked = false;
 	if (!s->looked)
 	{
 		if (s->offsets)
 			ks_postgres_create_offsets(s);
 		ks_postgres_look(s);
 	}
+	if (s->offsets && !s->checked)
+		ks_postgres_check_offsets(s, run);
+	s->checked = true;
 	ks_remote_begin(s->remote);
 	if (s->offsets)
 		ks_postgres_load_offsets(s, run);
@@ -190,6 +196,8 @@ commit(KsTargetTable *t, KsRun *run)
 	}
 	ks_remote_commit(s->remote);
 	s->advanced = false;
+	if (s->offsets)
+		ks_postgres_confirm_offsets(s);
 }
 
 /* KsSinkOps.abandon */

@@ -7,6 +7,7 @@
 #ifndef KS_POSTGRES_SINK_H
 #define KS_POSTGRES_SINK_H
 
+#include "apply/progress.h"
 #include "apply/row_group.h"
 #include "apply/sink.h"
 #include "remote/connection.h"
@@ -24,6 +25,7 @@ typedef struct KsPostgresSink
 {
 	KsTargetTable *target;
 	KsRemote   *remote;
+	KsProgress *confirmed;		/* the next offsets that this process has seen committed there, NULL = none are kept */
 	bool		described;		/* what follows is that of the target's present description */
 
 	/* in the memory of the target's description */
@@ -35,6 +37,7 @@ typedef struct KsPostgresSink
 
 	/* of the connection */
 	bool		looked;			/* at the table there */
+	bool		checked;		/* the other side has all that it confirmed */
 	MemoryContext context;
 	KsPostgresColumn *columns;
 } KsPostgresSink;
@@ -52,6 +55,9 @@ extern Datum ks_postgres_value(const KsTargetTable *target, int attribute, char 
 /* Locks the offsets of a run's partitions, and reads them into the target's progress; writes them. In postgres_offsets.c. */
 extern void ks_postgres_load_offsets(KsPostgresSink *sink, KsRun *run);
 extern void ks_postgres_store_offsets(KsPostgresSink *sink, KsRun *run);
+/* What was stored is committed there now; ERROR if the other side does not have it any more. In postgres_offsets.c. */
+extern void ks_postgres_confirm_offsets(KsPostgresSink *sink);
+extern void ks_postgres_check_offsets(KsPostgresSink *sink, KsRun *run);
 /* Makes the table that they are in, unless it is there.  In postgres_offsets.c. */
 extern void ks_postgres_create_offsets(KsPostgresSink *sink);
 

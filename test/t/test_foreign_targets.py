@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import shutil
 import signal
+import subprocess
 import uuid
 
 import psycopg
@@ -615,3 +618,32 @@ def test_passwords(db, kafka, topic, walled):
     finally:
         db.q("SELECT kafka.drop_subscription('s', if_exists => true)")
         db.q(f"DROP OWNED BY {role}; DROP USER MAPPING IF EXISTS FOR {role} SERVER far; DROP ROLE {role}")
+
+
+def test_confirmed_and_lost(db, kafka, private_cluster):
+    """A server that comes back without what it had confirmed, as from a backup: told, and written again by a seek."""
+    topic = kafka.create_topic(partitions=2)
+    far = private_cluster.create_database(extension=False)
+    link(db, far)
+    append_target(db, far, topic)
+    kafka.produce_many(topic, rows(40))
+    settle(db)
+    private_cluster.stop("immediate")
+    data = private_cluster.directory / "data"
+    backup = private_cluster.directory / "backup"
+    subprocess.run(["cp", "-a", data, backup], check=True)
+    private_cluster.start()
+    kafka.produce_many(topic, rows(60, 40))
+    db.wait_for_subscription("s", 60)
+    assert far.value("SELECT count(*) FROM t") == 100
+    private_cluster.kill()
+    shutil.rmtree(data)
+    backup.rename(data)
+    (data / "postmaster.pid").unlink(missing_ok=True)
+    private_cluster.start()
+    kafka.produce_many(topic, rows(10, 100))
+    detail = retrying(db, "has lost what it had confirmed")["detail"]
+    assert far.value("SELECT count(*) FROM t") == 40
+    db.q("SELECT " + re.search(r"kafka\.seek_subscription\(.*\)", detail).group())
+    db.wait_for_subscription("s", 60)
+    assert far.one("SELECT count(*), count(DISTINCT id) FROM t") == (110, 110)
