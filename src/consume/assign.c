@@ -398,6 +398,9 @@ verify(KsConsumer *c)
 
 		if (!o->exists || o->verified)
 			continue;
+		/* there is nothing to tell by whether what is at hand is of this topic */
+		if (o->last_offset < 0 && o->read > o->stored)
+			ks_consumer_begin_anew(c, o);
 		if (c->rebuild && o->last_offset < 0)
 			find_beginning(c, o);
 		if (o->stored < o->low)

@@ -357,6 +357,13 @@ take_message(KsConsumer *c, rd_kafka_event_t *event)
 	c->count++;
 	c->bytes += m->key_size + m->value_size;
 	o->read = m->offset + 1;
+	if (o->anchor_offset < 0)
+	{
+		/* from now on, not only when it is applied: what is read next may be of another topic */
+		o->anchor_offset = m->offset;
+		o->anchor_timestamp_ms = m->timestamp_ms;
+		o->anchor_checksum = ks_message_checksum(m->key, m->key_size, m->value, m->value_size);
+	}
 	return true;
 }
 

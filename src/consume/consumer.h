@@ -82,6 +82,11 @@ extern void ks_consumer_note_failure(KsConsumer *consumer, rd_kafka_resp_err_t e
  */
 pg_noreturn extern void ks_consumer_gap(const KsConsumer *consumer, const KsOffset *offset, const char *reason);
 /*
+ * Ends the process, and has the worker begin anew: what was read of a partition may be of a topic that is not there any more,
+ * but none of it was applied, so the one that is there now is read from where it was to begin.
+ */
+pg_noreturn extern void ks_consumer_begin_anew(const KsConsumer *consumer, const KsOffset *offset);
+/*
  * Asks what topics there are ids of, and, when something changed or now and then, how long their tombstones stay.  Sets
  * *changed where a topic is another one.  False: no answer.
  */

@@ -119,6 +119,18 @@ ks_consumer_gap(const KsConsumer *c, const KsOffset *o, const char *reason)
 					 quote_literal_cstr(NameStr(c->subscription->name)))));
 }
 
+/* See consumer.h. */
+void
+ks_consumer_begin_anew(const KsConsumer *c, const KsOffset *o)
+{
+	ereport(LOG,
+			(errmsg("subscription \"%s\": topic \"%s\", partition %d may have been deleted and created again before anything of "
+					"it was applied: it is read from offset " INT64_FORMAT " again",
+					NameStr(c->subscription->name), o->topic, o->partition, o->stored)));
+	ks_my_worker->restart_now = true;
+	proc_exit(0);
+}
+
 /* Does it matter to any target that a key was deleted? */
 static bool
 needs_tombstones(const KsSubscription *s)
@@ -346,6 +358,8 @@ take_anchors(KsConsumer *c, const KsRecordAsks *asks)
 		if (ask->found && (ask->timestamp_ms != o->anchor_timestamp_ms ||
 						   ks_message_checksum(ask->key, ask->key_size, ask->value, ask->value_size) != o->anchor_checksum))
 		{
+			if (o->last_offset < 0)
+				ks_consumer_begin_anew(c, o);
 			/* what was applied since is of the new topic: who comes after us must not compare with that */
 			o->last_offset = o->anchor_offset;
 			o->last_timestamp_ms = o->anchor_timestamp_ms;
@@ -355,6 +369,8 @@ take_anchors(KsConsumer *c, const KsRecordAsks *asks)
 			ks_consumer_gap(c, o, psprintf("the record at offset " INT64_FORMAT " is not the one that was read; the topic "
 										   "seems to have been deleted and created again while it was read", ask->offset));
 		}
+		if (o->anchor_next.offset < 0)
+			continue;			/* nothing was applied yet */
 		/* it was still the same topic when what came next had been read already */
 		o->anchor_offset = o->anchor_next.offset;
 		o->anchor_timestamp_ms = o->anchor_next.timestamp_ms;

@@ -145,7 +145,7 @@ write_one(Writer *w, const KsOffset *o)
 	}
 	if (w->live && ks_offset_read_at(o, o->staged_next) != 0)
 		set(w, POS_READ_AT, TimestampTzGetDatum(ks_offset_read_at(o, o->staged_next)));
-	if (w->live && o->anchor_offset >= 0)
+	if (w->live && o->anchor_offset >= 0 && (m || o->last_offset >= 0))
 	{
 		set(w, POS_ANCHOR_OFFSET, Int64GetDatum(o->anchor_offset));
 		set(w, POS_ANCHOR_CHECKSUM, Int64GetDatum((int64) o->anchor_checksum));

@@ -132,6 +132,26 @@ def test_recreated_before_anything_was_read(db, kafka):
     assert db.value("SELECT count(*) FROM t") == 5
 
 
+def test_recreated_while_the_first_messages_wait(db, kafka):
+    """Messages that were read of the old one, and not applied, do not count as read of the new one."""
+    topic = kafka.create_topic()
+    table(db)
+    subscribe(db, topic, "t")
+    db.wait_state("subscription", "s", "streaming")
+    with db.connect() as other:
+        other.execute("BEGIN; INSERT INTO t VALUES (0, 'mine')")
+        kafka.produce_many(topic, messages("old", 5))
+        db.wait("SELECT state = 'retrying' AND detail LIKE '%%lock%%' FROM kafka.subscription_status")
+        recreate(kafka, topic)
+        kafka.produce_many(topic, messages("new", 3000, 100))
+        db.wait("""SELECT (SELECT max(high_watermark) = 3000 FROM kafka.subscription_offsets)
+                          OR EXISTS (SELECT FROM kafka.subscription_status WHERE state = 'error')""")
+        other.execute("ROLLBACK")
+    # it has gone on with the new one's beginning, or says that it has not
+    db.wait("""SELECT (SELECT count(*) = 3000 FROM t WHERE v = 'new')
+                      OR EXISTS (SELECT FROM kafka.subscription_status WHERE state = 'error' AND last_error LIKE '%%cannot be read on%%')""")
+
+
 def test_retention(db, kafka):
     """The log lost messages that were not read, while the worker was away."""
     topic = kafka.create_topic()
