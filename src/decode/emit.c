@@ -5,6 +5,7 @@
  */
 #include "postgres.h"
 
+#include "common/hashfn.h"
 #include "control/worker.h"
 #include "decode/emit.h"
 #include "utils/builtins.h"
@@ -117,6 +118,20 @@ make_position_prefix(KsEmitter *emitter)
 	emitter->position_prefix = (int) (at - emitter->position);
 }
 
+#define SAME_PARTITION 1000		/* messages without a key in a row that may go to one partition */
+
+/*
+ * The partition of a message without a key: any, but the same whenever it is sent again, since repeats are known by
+ * positions that grow within a partition.
+ */
+static int32
+any_partition(const KsEmitter *emitter, const KsRelation *rel)
+{
+	uint32		place = murmurhash32((uint32) (emitter->origin.position_lsn ^ (emitter->origin.position_lsn >> 32)));
+
+	return rel->partitions > 0 ? (int32) ((place + emitter->ordinal / SAME_PARTITION) % rel->partitions) : -1;
+}
+
 /* Fills what every record has, the position header among it, and counts it. */
 static void
 init_record(KsEmitter *emitter, KsRecord *record, const KsRelation *rel, const StringInfoData *key)
@@ -130,12 +145,12 @@ init_record(KsEmitter *emitter, KsRecord *record, const KsRelation *rel, const S
 	}
 	if (emitter->position_prefix < 0)
 		make_position_prefix(emitter);
+	record->partition = rel->nkeys == 0 ? any_partition(emitter, rel) : -1;
 	digits = pg_ulltoa_n(emitter->ordinal++, emitter->position + emitter->position_prefix);
 
 	record->rel = rel;
 	record->topic = rel->topic;
 	record->partitions = rel->partitions;
-	record->partition = -1;
 	record->key = key ? key->data : NULL;
 	record->key_size = key ? key->len : 0;
 	record->value = NULL;

@@ -107,7 +107,7 @@ typedef struct KsRecord
 	const KsRelation *rel;
 	const char *topic;
 	int32		partitions;		/* pinned count that the key is hashed over */
-	int32		partition;		/* -1 = by key, or any if unkeyed */
+	int32		partition;		/* -1 = by key */
 	const char *key;
 	Size		key_size;
 	const char *value;

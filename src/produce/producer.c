@@ -34,7 +34,6 @@ typedef struct Topic
 	int32		partitions;
 	int32		unproven;		/* partitions without PROOF_DONE */
 	uint8	   *proofs;			/* Proof of each partition */
-	int32		next;			/* partition to begin a search with */
 	char		table[2 * NAMEDATALEN + 2];	/* for errors: the table it was last used for */
 } Topic;
 
@@ -138,7 +137,6 @@ find_topic(KsProducer *producer, const KsRelation *rel, int32 partitions)
 					 errmsg("could not use topic \"%s\": %s", rel->topic, rd_kafka_err2str(rd_kafka_last_error()))));
 		topic->partitions = topic->unproven = partitions;
 		topic->proofs = MemoryContextAllocZero(TopMemoryContext, partitions);
-		topic->next = 0;
 	}
 	snprintf(topic->table, sizeof(topic->table), "%s.%s", rel->schema, rel->table);
 	return topic;
@@ -452,33 +450,11 @@ producer_begin(KsSink *sink, TransactionId xid)
 		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 }
 
-/*
- * The partition of a message without a key: any, but while there are partitions without proof, one that has not had
- * anything yet, else one with proof.
- */
-static int32
-any_partition(Topic *topic)
-{
-	if (likely(topic->unproven == 0))
-		return RD_KAFKA_PARTITION_UA;
-	for (int wanted = PROOF_NONE; wanted <= PROOF_DONE; wanted += PROOF_DONE)
-		for (int i = 0; i < topic->partitions; i++)
-		{
-			int32		partition = (topic->next + i) % topic->partitions;
-
-			if (topic->proofs[partition] != wanted)
-				continue;
-			topic->next = (partition + 1) % topic->partitions;
-			return partition;
-		}
-	return topic->next;
-}
-
 /* Waits until a partition can take another message, see Proof. */
 static void
 await_proof(KsProducer *producer, Topic *topic, int32 partition)
 {
-	if (likely(topic->unproven == 0) || partition < 0 || partition >= topic->partitions)
+	if (likely(topic->unproven == 0) || partition >= topic->partitions)
 		return;
 	while (topic->proofs[partition] == PROOF_AWAITED)
 		ks_producer_wait(producer, FULL_WAIT_MS);
@@ -510,8 +486,7 @@ producer_emit(KsSink *sink, const KsRecord *record)
 		((KsRelation *) record->rel)->sink_topic = topic;
 	}
 	if (partition < 0)
-		partition = record->key == NULL ? any_partition(topic) :
-			rd_kafka_msg_partitioner_murmur2(topic->handle, record->key, record->key_size, record->partitions, NULL, NULL);
+		partition = rd_kafka_msg_partitioner_murmur2(topic->handle, record->key, record->key_size, record->partitions, NULL, NULL);
 
 	if (++producer->since_served >= SERVE_EVERY)
 		ks_producer_serve(producer);

@@ -265,6 +265,27 @@ def test_nothing_passes_a_message_that_was_refused(db, kafka, key, earlier):
     assert db.value(ids + "got") == db.value(ids + "t")
 
 
+def test_unkeyed_messages_that_are_sent_again(db, kafka):
+    """They go to the partitions that they went to before: elsewhere they would be no repeats, or take others for some."""
+    p = prefix()
+    topic = kafka.create_topic(f"{p}.public.t", 5, {"max.message.bytes": "100000"})
+    db.q("CREATE TABLE t (id int, v text); CREATE TABLE got (id int, v text)")
+    create(db, "p", "FOR TABLE t WITH (publish = 'insert')", p, options='{"allow_unkeyed": true}')
+    db.q("SELECT kafka.create_subscription('s', 'kafka', ARRAY[%s], 'got', format => 'json', mode => 'append')", topic)
+    db.q("""DO $$ BEGIN FOR i IN 1..20 LOOP INSERT INTO t SELECT i, '' FROM generate_series(1, 100); COMMIT; END LOOP; END $$""")
+    sync(db, "p")
+    db.q("""INSERT INTO t SELECT 100 + g / 10, '' FROM generate_series(1, 5000) g
+            UNION ALL SELECT 0, string_agg(md5(g::text), '') FROM generate_series(1, 60000) g""")
+    db.wait_state("publisher", "p", "error")
+    db.q("SELECT kafka.alter_topic('kafka', %s, config => '{\"max.message.bytes\": \"20000000\"}')", topic)
+    db.q("SELECT kafka.resume_publisher('p')")
+    sync(db, "p")
+    assert db.value("SELECT kafka.wait_for_subscription('s')")
+    counts = "SELECT id, count(*) FROM {} GROUP BY 1 ORDER BY 1"
+    assert db.q(counts.format("got")) == db.q(counts.format("t"))
+    assert len({m.partition for m in kafka.consume(topic)}) == 5
+
+
 def test_refused_timestamp(private_cluster, kafka):
     """A broker that refuses the commit time gets the present one, and the problem is told."""
     db = private_db(private_cluster, kafka)
