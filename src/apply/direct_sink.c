@@ -111,6 +111,39 @@ ks_direct_find(KsDirectWriter *w, const Datum *values)
 	}
 }
 
+/*
+ * Has the key, for which ks_direct_find() was called just now, a row by an ordinary snapshot?  Whatever version that sees was
+ * in the index before the scan began.
+ */
+static bool
+is_in_snapshot(KsDirectWriter *w)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	bool		found;
+
+	snapshot->curcid = InvalidCommandId;	/* with all that we have done */
+	w->scan->xs_snapshot = snapshot;
+	index_rescan(w->scan, w->target->scan_keys, w->target->nkeys, NULL, 0);
+	found = index_getnext_slot(w->scan, ForwardScanDirection, w->found);
+	ExecClearTuple(w->found);
+	w->scan->xs_snapshot = &w->snapshot;
+	UnregisterSnapshot(snapshot);
+	return found;
+}
+
+/* See direct_writer.h. */
+bool
+ks_direct_find_surely(KsDirectWriter *w, const Datum *values)
+{
+	while (!ks_direct_find(w, values))
+	{
+		if (!is_in_snapshot(w))
+			return false;
+		CHECK_FOR_INTERRUPTS();
+	}
+	return true;
+}
+
 /* Can the row be written again?  False: somebody was faster, look it up anew. */
 static bool
 written(TM_Result result)
@@ -366,7 +399,8 @@ ks_direct_apply(KsBatch *b)
 		b->run->current = row->message;
 		while (!done)
 		{
-			if (row->remove || row->absent || b->list || !ks_direct_find(w, row->values))
+			if (row->remove || row->absent || b->list ||
+				!(row->keeps ? ks_direct_find_surely(w, row->values) : ks_direct_find(w, row->values)))
 			{
 				if (row->keeps)
 					ks_missing_value(w->target, row);

@@ -48,11 +48,7 @@ extern void ks_direct_finish(KsDirectWriter *w);
 /* Finds the row of a key into w->found, waiting for others who are just changing it. */
 extern bool ks_direct_find(KsDirectWriter *w, const Datum *values);
 /* The same, and sure that there is none: a scan that sees rows being changed can pass between two versions of one. */
-static inline bool
-ks_direct_find_surely(KsDirectWriter *w, const Datum *values)
-{
-	return ks_direct_find(w, values) || ks_direct_find(w, values);
-}
+extern bool ks_direct_find_surely(KsDirectWriter *w, const Datum *values);
 /* Locks the version that was found, for a delete.  False: somebody has changed it. */
 extern bool ks_direct_lock(KsDirectWriter *w);
 /* Updates or deletes the very version that was found.  False: somebody has changed it, look it up anew. */
