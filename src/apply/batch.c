@@ -559,6 +559,9 @@ read_delete(KsBatch *b, const KsMessage *message)
 		read_before_keys(b);
 	}
 	ks_batch_check_keys(b);
+	/* newer has an order of its own */
+	if (b->debezium && !b->parsed->tombstone && (b->conflict == NULL || ks_conflict_event_by_event(b->conflict)))
+		ks_check_moved_key(b, b->values);
 	fold_delete(b);
 }
 

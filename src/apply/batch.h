@@ -54,6 +54,9 @@ typedef struct KsBatch
 
 	bool		truncate;		/* empty the table before anything else */
 
+	KsParser   *key_parser;		/* of keys in headers, made when first needed */
+	KsParsed   *key_parsed;
+
 	/* of the message that is being read; the values of its key columns before it, where it moves the key */
 	Datum	   *values;
 	bool	   *nulls;
@@ -77,5 +80,15 @@ extern void ks_batch_leave(KsBatch *b, int message);
 extern bool ks_batch_key_is_whole(KsBatch *b, const KsMessage *message);
 /* ERROR unless all key columns in values[], cells[] have a value that is not null. */
 extern void ks_batch_check_keys(KsBatch *b);
+
+/* moved_key.c */
+
+/*
+ * Is the delete that is being read, of the target's key "key", what an update of the message key is told by, which leaves the
+ * target's key as it is?  Then it deletes nothing: the row that it has become comes by itself.  ERROR: its header is malformed.
+ */
+extern bool ks_key_stays(KsBatch *b, const Datum *key);
+/* ERROR if so, and its order among the row's changes is not known. */
+extern void ks_check_moved_key(KsBatch *b, const Datum *key);
 
 #endif							/* KS_BATCH_H */

@@ -6,7 +6,6 @@
 #include "access/htup_details.h"
 #include "apply/apply_internal.h"
 #include "apply/conflict_batch.h"
-#include "apply/format_options.h"
 #include "catalog/pg_class.h"
 #include "event/event.h"
 #include "mb/pg_wchar.h"
@@ -17,7 +16,6 @@
 #include "utils/typcache.h"
 
 #define FORGET_ROWS 1000			/* at a time */
-#define NEW_KEY_HEADER "__debezium.newkey"
 
 /* See conflict_batch.h. */
 KsConflictBatch *
@@ -35,7 +33,6 @@ ks_conflict_create(const KsSubscription *s, const KsTargetTable *target)
 	c->server_name = s->options->text_value[KS_OPT_SERVER_NAME];
 	c->replica = strcmp(s->options->text_value[KS_OPT_REPLICATION_ROLE], "replica") == 0;
 	c->retention = ks_tombstone_retention(s->options);
-	c->subscription = s;
 	return c;
 }
 
@@ -267,55 +264,6 @@ check_whole(KsBatch *b)
 					 errhint("Set REPLICA IDENTITY FULL on the source table.")));
 }
 
-/*
- * Is a delete what an update of the message key is told by, of a row whose key in the target stays?  Its columns may be
- * some of the message key's, or the same number with other zeros.  Nothing is to be deleted then: the row that it has become
- * comes by itself, perhaps by another partition and before this, and what a delete without a place of its own is ordered by,
- * the time of the commit, might be later.
- */
-static bool
-stays(KsBatch *b, const Datum *key)
-{
-	KsConflictBatch *c = b->conflict;
-	KsTargetTable *t = b->target;
-	const KsParserOps *ops = ks_parser_ops(c->subscription->format);
-	KsMessage	message = *b->message;
-	Datum	   *values;
-	const char *cause;
-	int			known = 0;
-
-	if (message.find_header == NULL || b->parsed->tombstone || delete_header(b->message))
-		return false;
-	message.key = message.find_header(b->message, NEW_KEY_HEADER, &message.key_size);
-	message.value = NULL;
-	message.value_size = 0;
-	if (message.key == NULL)
-		return false;
-	if (c->parser == NULL)
-		c->parser = ks_parser_create(ops, c->subscription->options);
-	ops->reset(c->parser);
-	cause = ops->parse(c->parser, &message, &c->parsed);
-	if (cause)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
-				 errmsg("header %s is malformed: %s", NEW_KEY_HEADER, cause)));
-	values = palloc(sizeof(Datum) * b->natts);
-	ks_converter_use_schema(t->converter, c->parsed.key_schema, c->parsed.key_schema_size);
-	for (int i = 0; c->parsed.key.present && i < c->parsed.key.count; i++)
-	{
-		KsColumnConverter *column = ks_converter_find(t->converter, &c->parsed.key.fields[i], i);
-		int			index = column ? ks_column_index(column) : -1;
-		bool		isnull;
-		bool		missing = false;
-
-		if (column == NULL || !t->columns[index].key)
-			continue;
-		ks_convert_field(column, &c->parsed.key.fields[i], &values[index], &isnull, &missing);
-		known += !isnull && !missing;
-	}
-	return known == t->nkeys && ks_target_same_key(t, key, values);
-}
-
 /* See conflict_batch.h. */
 bool
 ks_conflict_name_wins(const char *new_name, const char *old_name)
@@ -387,7 +335,8 @@ ks_conflict_take(KsBatch *b, KsBatchRow *row, bool deleted)
 		row->order = order;
 		return true;
 	}
-	if (deleted && stays(b, row->values))
+	/* the time of the commit, by which such a delete would be ordered, may be later than the row that it has become */
+	if (deleted && !b->parsed->tombstone && !delete_header(b->message) && ks_key_stays(b, row->values))
 		return false;
 	if (b->parsed->server)
 		order->server = pnstrdup(b->parsed->server, b->parsed->server_size);

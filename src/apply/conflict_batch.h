@@ -19,9 +19,6 @@ typedef struct KsConflictBatch
 	const char *server_name;	/* option, NULL = the publisher's topic prefix */
 	bool		replica;		/* session_replication_role */
 	int64		retention;		/* of deletes, in microseconds */
-	const KsSubscription *subscription;
-	KsParser   *parser;			/* of the key in a header, made when first needed */
-	KsParsed	parsed;
 
 	/* of the target, as of its description "version"; in "context" */
 	uint32		version;

@@ -240,6 +240,30 @@ def test_message_key_with_more_columns(pair):
     assert [id for id, _ in p.rows()] == [*range(3, 21), 30]
 
 
+@pytest.mark.parametrize("conflict", ["apply", "keep"])
+def test_message_key_with_more_columns_elsewhere(db, kafka, conflict):
+    """Its changes are in two partitions: a delete that nobody can put in order is an error, not a row less."""
+    db.q(TABLE + "ALTER TABLE customer ALTER name SET NOT NULL; ALTER TABLE customer REPLICA IDENTITY FULL;"
+         "CREATE TABLE copy (LIKE customer INCLUDING ALL)")
+    prefix = f"w{uuid.uuid4().hex[:8]}"
+    topic = f"{prefix}.public.customer"
+    kafka.create_topic(topic, 3, {"cleanup.policy": "compact"})
+    with db.connect(autocommit=False) as connection:
+        connection.execute("SELECT kafka.create_publisher('p', 'kafka', 'pub', topic_prefix => %s, snapshot => 'never')", [prefix])
+    db.q("SELECT kafka.set_topic('p', 'customer', key => '{id,name}')")
+    db.q("SELECT kafka.create_subscription('s', 'kafka', %s, 'copy', options => %s::jsonb)", [topic],
+         psycopg.types.json.Json({"conflict": conflict, "full_before": True}))
+    db.q("INSERT INTO customer SELECT i, 'new' FROM generate_series(1, 20) i; UPDATE customer SET email = 'e'; DELETE FROM customer WHERE id = 20;"
+         "UPDATE customer SET id = 30 WHERE id = 19")
+    db.wait_for_publisher("p")
+    db.wait_for_subscription("s")
+    assert db.q("SELECT id, name, email FROM copy ORDER BY id") == db.q("SELECT id, name, email FROM customer ORDER BY id")
+    db.q("UPDATE customer SET name = 'a' || id WHERE id = 1")
+    state = db.wait_state("subscription", "s", "error")
+    assert "the message key of a row has changed and the target's key has not, and several partitions are read" in state["last_error"]
+    assert db.value("SELECT count(*) FROM copy WHERE id = 1") == 1
+
+
 def test_newer_value_is_suppressed(pair):
     """A row that came after a delete must not stay without a newer value."""
     p = pair(a="apply", b="apply", options={"session_replication_role": "replica"})
