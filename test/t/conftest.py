@@ -74,13 +74,6 @@ def _env(directory):
     return dict(line.split("=", 1) for line in (Path(directory) / "env").read_text().splitlines())
 
 
-def _alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 class Database:
     """One database of a cluster. q, one, value use one autocommit connection that is remade when it is lost."""
 
@@ -269,11 +262,13 @@ class Cluster:
             pattern, pattern, dbname, dbname)]
 
     def kill_worker(self, pid):
-        """kill -9 of one process of this cluster; the postmaster then restarts all the others."""
+        """kill -9 of one process of this cluster; returns when the postmaster has noticed, and restarted all the others."""
+        ready = "database system is ready to accept connections"
+        starts = self.log().count(ready)
         parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
         assert parent == self.postmaster_pid, f"{pid} is no process of {self.directory}"
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not _alive(pid), 10, what=f"process {pid} to end")
+        wait_until(lambda: self.log().count(ready) > starts, 60, what="the restart after a crash")
 
     def rss_kb(self, pid):
         """Resident memory without shared buffers (RssAnon), in kB."""
