@@ -151,6 +151,7 @@ def measure_drains(what, table, count, load, warm_up=False, natives=False):
         if number == 0:         # the broker's code is compiled by it
             progress("warming up")
             drain(name, table, count)
+            first_seen.clear()
         else:
             progress(f"draining {count} rows, {what} {number} of {RUNS}")
             series["pg_kafka_sync"].add(count, *drain(name, table, count))
